@@ -1,0 +1,3 @@
+//! carp
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! executor
+#![no_std]

@@ -1,0 +1,2 @@
+//! Programs for the host.
+fn main() {}
