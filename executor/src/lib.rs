@@ -1,2 +1,4 @@
 //! executor
 #![no_std]
+
+pub mod trace;
