@@ -1,0 +1,4 @@
+//! The console's commands.
+
+pub mod arguments;
+pub mod words;
