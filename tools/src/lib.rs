@@ -1,1 +1,13 @@
-//! Programs for the host.
+//! Programs for the host, as a library: the binary `anax` and the whole-system tests share it.
+//!
+//! Bottom up: [`host`] (what this machine offers), [`kernel`] (build it), [`qemu`] (describe a
+//! node), [`vm`] (run one), [`lan`] (connect them). Nothing here is part of the kernel.
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod command;
+pub mod host;
+pub mod kernel;
+pub mod lan;
+pub mod qemu;
+pub mod vm;

@@ -1,2 +1,49 @@
-//! Programs for the host.
-fn main() {}
+//! `anax`: the host program behind run.sh. It reads the command line and hands over.
+//!
+//! Exit status: 0 done, 1 it failed (stderr says what and how to fix it), 2 a wrong command line,
+//! 130 interrupted.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tools::command::{boot, build, lan};
+use tools::host::Interrupted;
+
+/// Boots Anax, connects its nodes and shows what they do.
+#[derive(Parser)]
+#[command(
+    name = "anax",
+    bin_name = "./run.sh",
+    version,
+    disable_help_subcommand = true
+)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Boot(boot::Arguments),
+    Build(build::Arguments),
+    Lan(lan::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = match CommandLine::parse().command {
+        Command::Boot(arguments) => boot::run(arguments),
+        Command::Build(arguments) => build::run(arguments),
+        Command::Lan(arguments) => lan::run(arguments),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) if error.is::<Interrupted>() => {
+            eprintln!("\ninterrupted");
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            eprintln!("anax: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

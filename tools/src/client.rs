@@ -1,0 +1,489 @@
+//! The client of the demonstration: pings an address every millisecond and notes who answered when.
+//!
+//! The stack is smoltcp: one that is not ours judges ours. Both nodes answer with one IP address
+//! and one MAC address, so [`Reply::from`] is the port of the switch at which the reply came in.
+//! An outage is judged by arrivals, not by unanswered pings: a frozen node answers what queued up
+//! in front of it seconds later, which hides its absence from a count of losses.
+//!
+//! The client's own delays are measured too ([`Window::own_stall`]), for on a busy host they look
+//! like outages.
+
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use smoltcp::iface::{Config, Interface, PollIngressSingleResult, SocketSet};
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::icmp;
+use smoltcp::wire::{EthernetAddress, Icmpv4Packet, Icmpv4Repr, IpAddress, IpCidr};
+
+use crate::lan::{LocalFrame, LocalPort, Port};
+
+/// Pings remembered: ten minutes of them at one a millisecond.
+const MEMORY: usize = 600_000;
+const IDENTIFIER: u16 = 0xa4a8;
+/// A ping not answered within this time counts as lost.
+const LOST_AFTER: Duration = Duration::from_millis(500);
+
+/// One ping.
+#[derive(Clone, Copy, Debug)]
+pub struct Ping {
+    /// When it was handed to the LAN.
+    pub sent: Instant,
+    /// The first answer to it.
+    pub reply: Option<Reply>,
+}
+
+/// An answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// When it passed the switch.
+    pub at: Instant,
+    /// The port at which it entered the LAN: who answered.
+    pub from: Port,
+}
+
+/// What the client saw between two moments.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Window {
+    /// The longest time without any answer, less one ping interval; the window's edges count.
+    pub outage: Duration,
+    /// Who gave the last answer before that time, and the first one after it.
+    pub hand_over: (Option<Port>, Option<Port>),
+    /// Pings sent that nobody answered.
+    pub lost: usize,
+    /// Of every tenth ping (10 ms spacing at the usual rate), those that nobody answered.
+    pub lost_of_every_tenth: usize,
+    /// Pings sent.
+    pub sent: usize,
+    /// The longest time between two pings being sent, less one interval: our own hiccups.
+    pub own_stall: Duration,
+}
+
+/// All pings so far, in the order of sending.
+#[derive(Default)]
+pub struct Log {
+    pings: VecDeque<Ping>,
+    first_sequence: u64,
+    /// Answers in the order of arrival.
+    replies: VecDeque<Reply>,
+}
+
+impl Log {
+    fn sent(&mut self, at: Instant) {
+        if self.pings.len() == MEMORY {
+            self.pings.pop_front();
+            self.first_sequence += 1;
+        }
+        self.pings.push_back(Ping {
+            sent: at,
+            reply: None,
+        });
+    }
+
+    fn answered(&mut self, sequence: u64, reply: Reply) {
+        if self.replies.len() == MEMORY {
+            self.replies.pop_front();
+        }
+        self.replies.push_back(reply);
+        let index = sequence.checked_sub(self.first_sequence);
+        if let Some(ping) = index.and_then(|index| self.pings.get_mut(index as usize)) {
+            ping.reply.get_or_insert(reply);
+        }
+    }
+
+    /// The newest answer.
+    pub fn last_reply(&self) -> Option<Reply> {
+        self.replies.back().copied()
+    }
+
+    /// The first answer after `moment`.
+    pub fn first_reply_after(&self, moment: Instant) -> Option<Reply> {
+        let start = self.replies.partition_point(|reply| reply.at <= moment);
+        self.replies.get(start).copied()
+    }
+
+    /// Judges what happened from `start` to `end`, with pings every `interval`.
+    pub fn window(&self, start: Instant, end: Instant, interval: Duration) -> Window {
+        let first = self.replies.partition_point(|reply| reply.at < start);
+        let before = first.checked_sub(1).map(|index| self.replies[index]);
+        let replies = self
+            .replies
+            .range(first..)
+            .take_while(|reply| reply.at <= end);
+
+        let mut longest = (Duration::ZERO, None, None);
+        let (mut last_at, mut last_from) = (start, before.map(|reply| reply.from));
+        if let Some(before) = before {
+            last_at = before
+                .at
+                .max(start.checked_sub(2 * interval).unwrap_or(start));
+        }
+        for (at, from) in replies.map(|r| (r.at, Some(r.from))).chain([(end, None)]) {
+            let gap = at.saturating_duration_since(last_at);
+            if gap > longest.0 {
+                longest = (gap, last_from, from);
+            }
+            (last_at, last_from) = (at, from.or(last_from));
+        }
+
+        let mut stall = Duration::ZERO;
+        let (mut lost, mut tenth, mut sent) = (0, 0, 0);
+        let mut previous: Option<Instant> = None;
+        for (index, ping) in self.pings.iter().enumerate() {
+            if ping.sent < start || ping.sent > end {
+                continue;
+            }
+            sent += 1;
+            if let Some(previous) = previous {
+                stall = stall.max(ping.sent.saturating_duration_since(previous));
+            }
+            previous = Some(ping.sent);
+            let late = ping
+                .reply
+                .is_none_or(|reply| reply.at - ping.sent > LOST_AFTER);
+            if late && end.saturating_duration_since(ping.sent) > LOST_AFTER {
+                lost += 1;
+                tenth += usize::from((self.first_sequence + index as u64).is_multiple_of(10));
+            }
+        }
+        Window {
+            outage: longest.0.saturating_sub(interval),
+            hand_over: (longest.1, longest.2),
+            lost,
+            lost_of_every_tenth: tenth,
+            sent,
+            own_stall: stall.saturating_sub(interval),
+        }
+    }
+}
+
+/// How to ping.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The client's own address, with the length of its network's prefix.
+    pub address: (Ipv4Addr, u8),
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// Whom to ping.
+    pub target: Ipv4Addr,
+    /// How often.
+    pub interval: Duration,
+}
+
+/// A running client.
+pub struct Client {
+    log: Arc<Mutex<Log>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    interval: Duration,
+}
+
+impl Client {
+    /// Starts pinging through `port`.
+    pub fn start(port: LocalPort, settings: Settings) -> Result<Client> {
+        let log = Arc::new(Mutex::new(Log::default()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let interval = settings.interval;
+        let thread = {
+            let (log, stop) = (log.clone(), stop.clone());
+            thread::Builder::new()
+                .name("client".to_owned())
+                .spawn(move || Pinger::new(port, settings, log).run(&stop))?
+        };
+        Ok(Client {
+            log,
+            stop,
+            thread: Some(thread),
+            interval,
+        })
+    }
+
+    /// What it has seen.
+    pub fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Judges what happened from `start` to `end`.
+    pub fn window(&self, start: Instant, end: Instant) -> Window {
+        self.log().window(start, end, self.interval)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread's state.
+struct Pinger {
+    cable: Cable,
+    interface: Interface,
+    settings: Settings,
+    log: Arc<Mutex<Log>>,
+    epoch: Instant,
+}
+
+impl Pinger {
+    fn new(port: LocalPort, settings: Settings, log: Arc<Mutex<Log>>) -> Pinger {
+        let mut cable = Cable {
+            port,
+            waiting: None,
+        };
+        let hardware = EthernetAddress(settings.mac).into();
+        let mut config = Config::new(hardware);
+        config.random_seed = 1;
+        let epoch = Instant::now();
+        let mut interface = Interface::new(config, &mut cable, smoltcp::time::Instant::ZERO);
+        let (address, prefix) = settings.address;
+        interface.update_ip_addrs(|addresses| {
+            // One address always fits.
+            let _ = addresses.push(IpCidr::new(IpAddress::Ipv4(address), prefix));
+        });
+        Pinger {
+            cable,
+            interface,
+            settings,
+            log,
+            epoch,
+        }
+    }
+
+    fn run(&mut self, stop: &AtomicBool) {
+        let buffer = || {
+            let metadata = vec![icmp::PacketMetadata::EMPTY; 64];
+            icmp::PacketBuffer::new(metadata, vec![0; 64 * 128])
+        };
+        let mut socket = icmp::Socket::new(buffer(), buffer());
+        if socket.bind(icmp::Endpoint::Ident(IDENTIFIER)).is_err() {
+            return;
+        }
+        let mut sockets = SocketSet::new(Vec::new());
+        let handle = sockets.add(socket);
+
+        let mut sequence: u64 = 0;
+        let mut next = Instant::now();
+        while !stop.load(Ordering::Relaxed) {
+            let now = Instant::now();
+            if now >= next {
+                self.send(sockets.get_mut::<icmp::Socket>(handle), sequence);
+                sequence += 1;
+                // Ticks missed while this thread did not run are left out, not made up for.
+                next = (next + self.settings.interval).max(now);
+                let at = self.now();
+                self.interface
+                    .poll_egress(at, &mut self.cable, &mut sockets);
+            }
+            let wait = next.saturating_duration_since(Instant::now());
+            self.cable.waiting = self.cable.port.receive(wait);
+            while let Some(frame) = self.cable.next() {
+                let (from, at) = (frame.from, frame.at);
+                let now = self.now();
+                let result = self
+                    .interface
+                    .poll_ingress_single(now, &mut self.cable, &mut sockets);
+                self.note(sockets.get_mut::<icmp::Socket>(handle), Reply { at, from });
+                if matches!(result, PollIngressSingleResult::None) {
+                    self.cable.waiting = None;
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> smoltcp::time::Instant {
+        smoltcp::time::Instant::from_micros(self.epoch.elapsed().as_micros() as i64)
+    }
+
+    fn send(&self, socket: &mut icmp::Socket<'_>, sequence: u64) {
+        let data = sequence.to_be_bytes();
+        let echo = Icmpv4Repr::EchoRequest {
+            ident: IDENTIFIER,
+            seq_no: sequence as u16,
+            data: &data,
+        };
+        let target = IpAddress::Ipv4(self.settings.target);
+        // While the target's MAC is unknown pings wait in the socket's buffer, and once it is full
+        // they are not sent at all: noted as sent all the same, since nobody answers them.
+        self.lock().sent(Instant::now());
+        if let Ok(buffer) = socket.send(echo.buffer_len(), target) {
+            let mut packet = Icmpv4Packet::new_unchecked(buffer);
+            echo.emit(&mut packet, &smoltcp::phy::ChecksumCapabilities::default());
+        }
+    }
+
+    /// Takes what the frame just processed put into the socket.
+    fn note(&self, socket: &mut icmp::Socket<'_>, reply: Reply) {
+        while let Ok((payload, source)) = socket.recv() {
+            let checksums = smoltcp::phy::ChecksumCapabilities::default();
+            let packet = Icmpv4Packet::new_checked(payload);
+            if source == IpAddress::Ipv4(self.settings.target)
+                && let Ok(packet) = packet
+                && let Ok(Icmpv4Repr::EchoReply { data, .. }) =
+                    Icmpv4Repr::parse(&packet, &checksums)
+                && let Some((sequence, _)) = data.split_first_chunk::<8>()
+            {
+                self.lock().answered(u64::from_be_bytes(*sequence), reply);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Our port of the LAN, as smoltcp wants it.
+struct Cable {
+    port: LocalPort,
+    waiting: Option<LocalFrame>,
+}
+
+impl Cable {
+    fn next(&mut self) -> Option<&LocalFrame> {
+        if self.waiting.is_none() {
+            self.waiting = self.port.try_receive();
+        }
+        self.waiting.as_ref()
+    }
+}
+
+impl Device for Cable {
+    type RxToken<'a> = Received;
+    type TxToken<'a> = Sender<'a>;
+
+    fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(Received, Sender<'_>)> {
+        let frame = self.waiting.take()?;
+        Some((Received(frame.bytes), Sender(&self.port)))
+    }
+
+    fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Sender<'_>> {
+        Some(Sender(&self.port))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = 1514;
+        capabilities
+    }
+}
+
+struct Received(Vec<u8>);
+
+impl RxToken for Received {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
+        read(&self.0)
+    }
+}
+
+struct Sender<'a>(&'a LocalPort);
+
+impl TxToken for Sender<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
+        let mut frame = vec![0; length];
+        let result = fill(&mut frame);
+        self.0.send(frame);
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_millis(1);
+
+    fn ms(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    /// A ping each ms from 0 to 1000, answered 200 us later by `who(ms)`.
+    fn log(epoch: Instant, who: impl Fn(u64) -> Option<Port>) -> Log {
+        let mut log = Log::default();
+        for sequence in 0..1000 {
+            let sent = epoch + ms(sequence);
+            log.sent(sent);
+            if let Some(from) = who(sequence) {
+                let at = sent + Duration::from_micros(200);
+                log.answered(sequence, Reply { at, from });
+            }
+        }
+        log
+    }
+
+    #[test]
+    fn a_gap_is_the_outage_and_names_both_sides() {
+        let epoch = Instant::now();
+        let who = |n| match n {
+            0..300 => Some(Port(0)),
+            300..337 => None,
+            _ => Some(Port(1)),
+        };
+        let window = log(epoch, who).window(epoch + ms(250), epoch + ms(999), INTERVAL);
+        assert_eq!(window.outage, ms(37));
+        assert_eq!(window.hand_over, (Some(Port(0)), Some(Port(1))));
+        assert_eq!(window.own_stall, Duration::ZERO);
+    }
+
+    #[test]
+    fn an_event_just_before_the_window_still_counts_from_the_last_answer() {
+        let epoch = Instant::now();
+        let who = |n| (!(300..=350).contains(&n)).then_some(Port(0));
+        let window = log(epoch, who).window(epoch + ms(300), epoch + ms(999), INTERVAL);
+        assert_eq!(window.outage, ms(51));
+    }
+
+    #[test]
+    fn silence_to_the_end_is_an_outage_too() {
+        let epoch = Instant::now();
+        let window = log(epoch, |n| (n < 400).then_some(Port(0)));
+        let window = window.window(epoch + ms(100), epoch + ms(999), INTERVAL);
+        assert!(window.outage > ms(598), "{window:?}");
+        assert_eq!(window.hand_over, (Some(Port(0)), None));
+        assert_eq!(window.lost, 99, "only those older than the limit are lost");
+        assert_eq!(window.lost_of_every_tenth, 10);
+    }
+
+    #[test]
+    fn late_answers_do_not_hide_the_outage() {
+        let epoch = Instant::now();
+        let mut log = log(epoch, |n| (n < 100).then_some(Port(0)));
+        for sequence in 100..600 {
+            log.answered(
+                sequence,
+                Reply {
+                    at: epoch + ms(700),
+                    from: Port(0),
+                },
+            );
+        }
+        let window = log.window(epoch + ms(50), epoch + ms(800), INTERVAL);
+        assert!(window.outage > ms(598), "{window:?}");
+    }
+
+    #[test]
+    fn our_own_stall_is_told_apart() {
+        let epoch = Instant::now();
+        let mut log = Log::default();
+        for (sequence, at) in [0, 1, 2, 52, 53].into_iter().enumerate() {
+            log.sent(epoch + ms(at));
+            log.answered(
+                sequence as u64,
+                Reply {
+                    at: epoch + ms(at),
+                    from: Port(0),
+                },
+            );
+        }
+        let window = log.window(epoch, epoch + ms(53), INTERVAL);
+        assert_eq!(window.own_stall, ms(49));
+    }
+}

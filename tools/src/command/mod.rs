@@ -1,0 +1,5 @@
+//! What `./run.sh WORD` does, one module a word.
+
+pub mod boot;
+pub mod build;
+pub mod lan;

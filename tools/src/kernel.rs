@@ -1,0 +1,79 @@
+//! Builds the kernel for x86_64-unknown-none.
+//!
+//! Which cargo and which standard library is decided by scripts/setup.sh alone and arrives in the
+//! environment; without it (a plain `cargo test`) the cargo that runs us builds with the target as
+//! rustup ships it.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::host;
+
+/// The kernel's target triple.
+pub const TARGET: &str = "x86_64-unknown-none";
+
+/// Where the built kernel lies; `ANAX_KERNEL` names another one.
+pub fn path() -> PathBuf {
+    match env::var_os("ANAX_KERNEL") {
+        Some(path) => PathBuf::from(path),
+        None => host::target_directory().join(TARGET).join("kernel/anax"),
+    }
+}
+
+/// Brings the kernel up to date and says where it is. A kernel named by `ANAX_KERNEL` is taken as
+/// it is.
+pub fn build() -> Result<PathBuf> {
+    let kernel = path();
+    if env::var_os("ANAX_KERNEL").is_some() {
+        if !kernel.is_file() {
+            bail!(
+                "ANAX_KERNEL names {}, which is not a file",
+                kernel.display()
+            );
+        }
+        return Ok(kernel);
+    }
+    let mut command = command();
+    let status = command
+        .status()
+        .context("cannot run cargo; start this by ./run.sh")?;
+    if !status.success() {
+        bail!("the kernel does not build (see above)");
+    }
+    Ok(kernel)
+}
+
+/// The cargo command that builds the kernel.
+fn command() -> Command {
+    let variable = |name: &str, otherwise: &str| env::var(name).unwrap_or(otherwise.to_owned());
+    let mut command = Command::new(variable("ANAX_KERNEL_CARGO", "cargo"));
+    command.current_dir(host::checkout()).stdin(Stdio::null());
+    command.args([
+        "build",
+        "--quiet",
+        "--locked",
+        "--profile",
+        "kernel",
+        "--target",
+        TARGET,
+    ]);
+    command.args(["-p", "kernel", "--bin", "anax", "--features", "pc64"]);
+    if let Ok(rustc) = env::var("ANAX_KERNEL_RUSTC") {
+        command.env("RUSTC", rustc);
+    }
+    // What an outer `cargo test` or `cargo run` put there is meant for the host.
+    for name in ["CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS", "RUSTUP_TOOLCHAIN"] {
+        command.env_remove(name);
+    }
+    if variable("ANAX_KERNEL_STD", "shipped") == "build" {
+        command.args(["-Zbuild-std=core,alloc,compiler_builtins"]);
+        command.args(["-Zbuild-std-features=compiler-builtins-mem"]);
+        command.env("RUSTC_BOOTSTRAP", "1");
+        // Debian's rustc has no rust-lld beside it.
+        command.env("CARGO_TARGET_X86_64_UNKNOWN_NONE_LINKER", "ld.lld");
+    }
+    command
+}
