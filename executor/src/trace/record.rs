@@ -14,6 +14,10 @@
 
 use core::fmt;
 
+/// Set in the small argument of [`Event::ThreadSpawn`] when a stream that begins late names the
+/// threads which are alive already.
+pub const ANNOUNCED: u8 = 0x80;
+
 /// How many bytes a record takes in a ring and in memory.
 pub const RECORD_LEN: usize = 16;
 
@@ -128,6 +132,7 @@ macro_rules! events {
 
 events! {
     /// A thread was made on this CPU. small = priority, thread = the new one, arg = name id.
+    /// With [`ANNOUNCED`] in small the thread was there already, and only its name is told.
     ThreadSpawn = 1, Sched, "spawn";
     /// A poll of `thread` begins. small = length of the run queue, clipped at 255.
     RunBegin = 2, Sched, "run";

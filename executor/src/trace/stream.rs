@@ -376,7 +376,10 @@ mod tests {
                 break;
             }
             assert!(bytes.len() <= MAX_ENCODED_LEN);
-            assert!(taken > 40 || sent + taken as u64 == total, "{taken} at {sent}");
+            assert!(
+                taken > 40 || sent + taken as u64 == total,
+                "{taken} at {sent}"
+            );
             sent += taken as u64;
         }
         assert_eq!(sent, total);

@@ -1,0 +1,867 @@
+//! One CPU of a node: its run queue, its inbox, its timers, and the loop that runs its threads.
+//!
+//! A [`Cpu`] has two kinds of fields. Atomic ones may be used by anybody who has a `&Cpu`. All others belong to the
+//! owner, the hardware CPU or host thread that called [`Cpu::enter`]: it alone reads and writes them, inside a
+//! critical section where an interrupt handler of the same CPU might look too. The methods say which kind they are.
+//!
+//! The loop between two polls is the *poll point*: messages from other CPUs, due timers and interrupts that came
+//! during a critical section are handled there, in this order, and nowhere else, so a thread never sees the world
+//! change under its feet in the middle of a poll. See docs/decisions/poll-points.md.
+
+use crate::{
+    CpuId, Node, Priority, critical, current,
+    inbox::{Inbox, OUTSIDE, SENDER_BITS},
+    ipi::{Message, Outbound},
+    ring::Ring,
+    runqueue::RunQueue,
+    slab::Heap,
+    stats::Stats,
+    sync::CachePadded,
+    thread::{Header, ThreadRef},
+    timer::Timers,
+    trace,
+};
+use alloc::{boxed::Box, collections::BTreeMap, rc::Rc, vec::Vec};
+use core::{
+    cell::{Cell, RefCell},
+    panic::Location,
+    ptr,
+    sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering},
+};
+use crossbeam_queue::SegQueue;
+
+/// A timer interrupt came and its work is still to be done.
+const PENDING_TIMER: u32 = 1;
+/// A device interrupt came during a critical section.
+const PENDING_INTERRUPT: u32 = 2;
+
+/// How many turns of a busy loop pass between two looks at the clock where timers are polled.
+const CLOCK_TURNS: u32 = 64;
+
+/// What a device's interrupt runs: acknowledge and wake, no more.
+pub type InterruptHandler = Rc<dyn Fn()>;
+
+/// One CPU.
+#[repr(C)]
+pub struct Cpu {
+    /// The address of this very struct: the word that the GS base points at (see [`crate::current`]).
+    this: AtomicPtr<Cpu>,
+    /// Critical-section depth of whatever runs now. Owner.
+    pub(crate) critical: Cell<u32>,
+    /// Depth of hard sections (interrupt handlers, IPI functions). Owner.
+    pub(crate) hard: Cell<u32>,
+    /// What an interrupt left to do. Owner and its interrupt handlers.
+    pub(crate) pending: AtomicU32,
+    pending_lines: [AtomicU64; 4],
+    pub(crate) running: Cell<*const Header>,
+    pub(crate) run_queue: RunQueue,
+    /// Ports' inline handlers in progress on this CPU. Owner.
+    pub(crate) inline_depth: Cell<u8>,
+    /// Tokens held by the poll in progress. Owner.
+    pub(crate) held_tokens: RefCell<Vec<*const ()>>,
+    pub(crate) token_waiters: RefCell<Vec<core::task::Waker>>,
+    pub(crate) timers: Timers,
+    /// What the hardware timer is set to; `u64::MAX` when disarmed. Owner.
+    armed_ns: Cell<u64>,
+    watch_ns: Cell<u64>,
+    watched_poll: Cell<u64>,
+    polls: Cell<u64>,
+    /// The last clock reading of the loop. Owner.
+    pub(crate) now_ns: Cell<u64>,
+    all_threads: Cell<*const Header>,
+    thread_count: Cell<u32>,
+    handlers: RefCell<BTreeMap<u8, InterruptHandler>>,
+    pub(crate) outbound: Box<[Outbound]>,
+    pub(crate) backlog: Cell<u32>,
+    stopping: Cell<bool>,
+    heap: Heap,
+    id: CpuId,
+    node: AtomicPtr<Node>,
+    /// Trace classes that this CPU records; a copy of the node's mask.
+    pub(crate) trace_mask: AtomicU32,
+    pub(crate) trace: trace::Ring,
+    pub(crate) inbox: CachePadded<Inbox>,
+    pub(crate) inbound: Box<[AtomicPtr<Ring<Message>>]>,
+    pub(crate) outside: SegQueue<Message>,
+    /// Counters; the owner writes, anybody may read.
+    pub(crate) stats: CachePadded<Stats>,
+}
+
+// SAFETY: fields marked Owner are touched by the CPU that entered, and by nobody else; the rest are atomics or
+// structures that are Sync themselves.
+unsafe impl Sync for Cpu {}
+// SAFETY: a Cpu moves between threads only before it is entered and after its loop has ended.
+unsafe impl Send for Cpu {}
+
+/// A poll that has run longer than the watchdog's budget, as seen from the timer interrupt.
+#[derive(Clone, Copy, Debug)]
+pub struct Overrun {
+    /// The thread's number.
+    pub thread: u32,
+    /// The thread's name.
+    pub name: &'static str,
+    /// Where it was spawned.
+    pub site: &'static Location<'static>,
+    /// How long the poll has run at least, in nanoseconds.
+    pub ran_ns: u64,
+}
+
+/// What `ps` shows of a thread.
+#[derive(Clone, Debug)]
+pub struct ThreadInfo {
+    /// Number, unique in the node.
+    pub id: u32,
+    /// The CPU it belongs to.
+    pub cpu: CpuId,
+    /// Its name.
+    pub name: &'static str,
+    /// Where it was spawned.
+    pub site: &'static Location<'static>,
+    /// Its priority.
+    pub priority: Priority,
+    /// Running or queued to run, as opposed to waiting.
+    pub runnable: bool,
+    /// How often it was polled.
+    pub polls: u64,
+    /// Nanoseconds spent in polls; counted while accounting or tracing is on.
+    pub run_ns: u64,
+}
+
+impl Cpu {
+    pub(crate) fn new(id: CpuId, count: usize) -> Self {
+        Self {
+            this: AtomicPtr::new(ptr::null_mut()),
+            critical: Cell::new(1),
+            hard: Cell::new(0),
+            pending: AtomicU32::new(0),
+            pending_lines: Default::default(),
+            running: Cell::new(ptr::null()),
+            run_queue: RunQueue::new(),
+            inline_depth: Cell::new(0),
+            // Room enough that taking a token does not allocate.
+            held_tokens: RefCell::new(Vec::with_capacity(32)),
+            token_waiters: RefCell::new(Vec::new()),
+            timers: Timers::new(),
+            armed_ns: Cell::new(u64::MAX),
+            watch_ns: Cell::new(u64::MAX),
+            watched_poll: Cell::new(0),
+            polls: Cell::new(0),
+            now_ns: Cell::new(0),
+            all_threads: Cell::new(ptr::null()),
+            thread_count: Cell::new(0),
+            handlers: RefCell::new(BTreeMap::new()),
+            outbound: (0..count).map(|_| Outbound::new()).collect(),
+            backlog: Cell::new(0),
+            stopping: Cell::new(false),
+            heap: Heap::new(),
+            id,
+            node: AtomicPtr::new(ptr::null_mut()),
+            trace_mask: AtomicU32::new(0),
+            trace: trace::Ring::new(),
+            inbox: CachePadded(Inbox::new()),
+            inbound: (0..count)
+                .map(|_| AtomicPtr::new(ptr::null_mut()))
+                .collect(),
+            outside: SegQueue::new(),
+            stats: CachePadded(Stats::default()),
+        }
+    }
+
+    pub(crate) fn set_node(&self, node: *const Node) {
+        self.this
+            .store(ptr::from_ref(self).cast_mut(), Ordering::Release);
+        self.node.store(node.cast_mut(), Ordering::Release);
+    }
+
+    /// This CPU's number.
+    #[inline]
+    pub fn id(&self) -> CpuId {
+        self.id
+    }
+
+    /// The node that this CPU belongs to.
+    #[inline]
+    pub fn node(&self) -> &Node {
+        // SAFETY: a node owns its CPUs and sets this before it hands one out.
+        unsafe { &*self.node.load(Ordering::Relaxed) }
+    }
+
+    /// Counters of this CPU; readable by anybody, exact on the CPU itself.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// This CPU's trace ring, for a reader on any CPU.
+    pub fn trace_ring(&self) -> &trace::Ring {
+        &self.trace
+    }
+
+    /// This CPU's heap. Allocate from it on this CPU alone; see [`Heap`].
+    pub fn heap(&self) -> &Heap {
+        &self.heap
+    }
+
+    /// Makes this CPU the current one of the hardware CPU or host thread that calls.
+    ///
+    /// # Safety
+    /// At most one hardware CPU or host thread enters a given `Cpu`, and it stays entered while anything runs there.
+    pub unsafe fn enter(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { current::set(self) }
+    }
+
+    /// True while the inbox is halted with nothing in it, and no interrupt is pending: what [`Platform::idle`] checks
+    /// last, with interrupts off, before it sleeps. Owner.
+    ///
+    /// [`Platform::idle`]: crate::Platform::idle
+    #[inline]
+    pub fn may_sleep(&self) -> bool {
+        self.inbox.may_sleep() && self.pending.load(Ordering::Relaxed) == 0
+    }
+
+    /// Runs this CPU's threads until the node stops, then drops what is left of them. Owner.
+    ///
+    /// # Panics
+    /// When called anywhere but on this CPU, or from within a thread.
+    pub fn run(&self) {
+        assert!(
+            ptr::eq(current::pointer(), self),
+            "a CPU's loop runs on that CPU"
+        );
+        assert!(self.running.get().is_null(), "a CPU's loop does not nest");
+        self.critical.set(1);
+        self.now_ns.set(self.node().clock_ns());
+        let polled_clock = self.node().platform().timer_is_polled();
+        let mut turns = 0u32;
+        loop {
+            if !self.inbox.is_quiet() {
+                self.drain();
+            }
+            if self.stopping.get() {
+                break;
+            }
+            if self.pending.load(Ordering::Relaxed) != 0 {
+                self.replay();
+            }
+            if self.backlog.get() != 0 {
+                self.flush_backlog();
+            }
+            if polled_clock && !self.timers.is_empty() {
+                turns = turns.wrapping_add(1);
+                if turns.is_multiple_of(CLOCK_TURNS) {
+                    self.fire_timers();
+                }
+            }
+            match self.run_queue.pop() {
+                // SAFETY: popped on the owner; queued threads are alive and unfinished.
+                Some(thread) => unsafe { self.dispatch(&*thread) },
+                None => self.idle(),
+            }
+        }
+        self.abandon_threads();
+    }
+
+    /// Runs at most one message batch, timer batch or thread: a step of a simulator. False: nothing to do. Owner.
+    pub fn step(&self) -> bool {
+        if !self.inbox.is_quiet() {
+            self.drain();
+            return true;
+        }
+        if self.pending.load(Ordering::Relaxed) != 0 {
+            self.replay();
+            return true;
+        }
+        if self.backlog.get() != 0 && self.flush_backlog() {
+            return true;
+        }
+        match self.run_queue.pop() {
+            Some(thread) => {
+                // SAFETY: as in `run`.
+                unsafe { self.dispatch(&*thread) };
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// # Safety
+    /// `thread` was just popped from this CPU's run queue.
+    #[inline]
+    unsafe fn dispatch(&self, thread: &Header) {
+        thread.queued.set(false);
+        if let Some(target) = thread.migrate_to.take() {
+            self.depart(thread, target);
+            return;
+        }
+        let timed = self.trace_mask.load(Ordering::Relaxed) | self.node().accounting() != 0;
+        let began_ns = if timed { self.run_begins(thread) } else { 0 };
+        if self.watch_ns.get() == u64::MAX {
+            self.arm_watchdog();
+        }
+        self.polls.set(self.polls.get() + 1);
+        thread.polls.set(thread.polls.get() + 1);
+        self.running.set(thread);
+        self.critical.set(thread.critical.get());
+        // SAFETY: popped, so neither finished nor running; this is the owner's loop.
+        let finished = unsafe { thread.poll() };
+        thread.critical.set(self.critical.get());
+        self.critical.set(1);
+        self.running.set(ptr::null());
+        if timed {
+            self.run_ended(thread, began_ns, finished);
+        }
+        if finished {
+            self.exit(thread);
+        } else if thread.migrate_to.get().is_some() && !thread.queued.get() {
+            self.schedule(thread);
+        }
+    }
+
+    #[cold]
+    fn run_begins(&self, thread: &Header) -> u64 {
+        let now = self.node().clock_ns();
+        self.now_ns.set(now);
+        let depth = self.run_queue.len().min(255) as u8;
+        self.record_at(now, trace::Event::RunBegin, depth, thread.id, 0);
+        now
+    }
+
+    #[cold]
+    fn run_ended(&self, thread: &Header, began_ns: u64, finished: bool) {
+        let now = self.node().clock_ns();
+        self.now_ns.set(now);
+        if began_ns != 0 {
+            thread
+                .run_ns
+                .set(thread.run_ns.get() + now.saturating_sub(began_ns));
+        }
+        let why = match (finished, thread.migrate_to.get(), thread.queued.get()) {
+            (true, ..) => 2,
+            (_, Some(_), _) => 3,
+            (.., true) => 1,
+            _ => 0,
+        };
+        self.record_at(now, trace::Event::RunEnd, why, thread.id, 0);
+    }
+
+    /// Queues `thread` unless it is queued, gone or on its way elsewhere. Owner, any context.
+    #[inline]
+    pub(crate) fn schedule(&self, thread: &Header) {
+        self.schedule_for(thread, None);
+    }
+
+    /// As [`schedule`](Self::schedule), for a waker elsewhere: its CPU and thread number, for the trace.
+    #[inline]
+    pub(crate) fn schedule_for(&self, thread: &Header, waker: Option<(u8, u32)>) {
+        if thread.queued.get() || thread.finished.get() || thread.in_transit.get() {
+            return;
+        }
+        let depth = self.critical.get();
+        self.critical.set(depth + 1);
+        thread.queued.set(true);
+        // SAFETY: owner, in a critical section; not queued; the executor's count keeps it alive until it finishes.
+        unsafe { self.run_queue.push(thread) };
+        if self.trace_mask.load(Ordering::Relaxed) & trace::Class::Wake as u32 != 0 {
+            self.record_wake(thread, waker);
+        }
+        self.critical.set(depth);
+        if depth == 0 && self.pending.load(Ordering::Relaxed) != 0 {
+            self.replay_interrupts();
+        }
+    }
+
+    #[cold]
+    fn record_wake(&self, thread: &Header, waker: Option<(u8, u32)>) {
+        let (cpu, waker) = waker.unwrap_or((self.id.0 as u8, self.running_id()));
+        self.record(trace::Event::Wake, cpu, thread.id, waker);
+    }
+
+    /// The number of the thread being polled, 0 between polls. Owner, any context.
+    pub(crate) fn running_id(&self) -> u32 {
+        self.running_thread().map_or(0, |(id, ..)| id)
+    }
+
+    /// Takes a new or arriving thread in, with the executor's count, and queues it. Owner.
+    pub(crate) fn adopt(&self, thread: ThreadRef) {
+        critical::section_on(self, || {
+            let header: &Header = &thread;
+            header.all_previous.set(ptr::null());
+            header.all_next.set(self.all_threads.get());
+            // SAFETY: threads on the list are alive: the list holds the executor's count.
+            if let Some(first) = unsafe { self.all_threads.get().as_ref() } {
+                first.all_previous.set(header);
+            }
+            self.all_threads.set(header);
+            self.thread_count.set(self.thread_count.get() + 1);
+            header.in_transit.set(false);
+            self.schedule(header);
+            thread.into_raw();
+        });
+    }
+
+    /// Takes a thread off the list and gives the executor's count back. Owner.
+    fn disown(&self, thread: &Header) -> ThreadRef {
+        let (previous, next) = (thread.all_previous.get(), thread.all_next.get());
+        // SAFETY: the neighbours are on the list, hence alive.
+        unsafe {
+            match previous.as_ref() {
+                Some(previous) => previous.all_next.set(next),
+                None => self.all_threads.set(next),
+            }
+            if let Some(next) = next.as_ref() {
+                next.all_previous.set(previous);
+            }
+        }
+        self.thread_count.set(self.thread_count.get() - 1);
+        // SAFETY: the count that `adopt` put on the list.
+        unsafe { ThreadRef::from_raw(thread) }
+    }
+
+    fn exit(&self, thread: &Header) {
+        self.record(trace::Event::ThreadExit, 0, thread.id, 0);
+        thread.finish();
+        // A thread that woke itself in its last poll is still queued; it must not be polled again.
+        if thread.queued.get() {
+            self.unqueue_finished(thread);
+        }
+        drop(self.disown(thread));
+    }
+
+    #[cold]
+    fn unqueue_finished(&self, thread: &Header) {
+        let mut others = Vec::new();
+        while let Some(other) = self.run_queue.pop() {
+            if !ptr::eq(other, thread) {
+                others.push(other);
+            }
+        }
+        for other in others {
+            // SAFETY: just popped, alive, pushed back in the order of their priorities.
+            unsafe { self.run_queue.push(&*other) };
+        }
+    }
+
+    fn depart(&self, thread: &Header, target: CpuId) {
+        self.record(trace::Event::Migrate, target.0 as u8, thread.id, 0);
+        let to = self.node().cpu(target);
+        let thread_ref = self.disown(thread);
+        thread.in_transit.set(true);
+        // From this store on the thread is the target's: a wake from anywhere goes there (trap 20).
+        thread
+            .owner
+            .store(ptr::from_ref(to).cast_mut(), Ordering::Release);
+        crate::ipi::send_arrival(to, thread_ref);
+    }
+
+    fn abandon_threads(&self) {
+        while self.run_queue.pop().is_some() {}
+        // SAFETY: threads on the list are alive; this is the owner, outside of any poll.
+        while let Some(thread) = unsafe { self.all_threads.get().as_ref() } {
+            if !thread.finished.get() {
+                // SAFETY: owner, outside of a poll.
+                unsafe { thread.abandon() };
+            }
+            drop(self.disown(thread));
+            while self.run_queue.pop().is_some() {}
+        }
+        self.timers.clear();
+        self.token_waiters.borrow_mut().clear();
+    }
+
+    /// Handles the messages of everybody who told this CPU. Owner, at a poll point.
+    pub(crate) fn drain(&self) {
+        let bits = self.inbox.collect();
+        let mut senders = bits & !OUTSIDE;
+        self.hard.set(self.hard.get() + 1);
+        while senders != 0 {
+            let first = senders.trailing_zeros() as usize;
+            senders &= senders - 1;
+            for sender in (first..self.inbound.len()).step_by(SENDER_BITS) {
+                self.drain_ring(sender);
+            }
+        }
+        if bits & OUTSIDE != 0 {
+            for _ in 0..crate::ring::CAPACITY {
+                let Some(message) = self.outside.pop() else {
+                    break;
+                };
+                // SAFETY: a message is run once, on its target.
+                unsafe { message.run(self) };
+            }
+            if !self.outside.is_empty() {
+                let _ = self.inbox.tell(OUTSIDE);
+            }
+        }
+        self.hard.set(self.hard.get() - 1);
+        self.wake_token_waiters();
+    }
+
+    fn drain_ring(&self, sender: usize) {
+        // SAFETY: a ring, once published, lives as long as its target.
+        let Some(ring) = (unsafe { self.inbound[sender].load(Ordering::Acquire).as_ref() }) else {
+            return;
+        };
+        let traced = self.trace_mask.load(Ordering::Relaxed) & trace::Class::Ipi as u32 != 0;
+        let mut count = 0;
+        // SAFETY: this CPU is the ring's one consumer.
+        let wants_room = unsafe {
+            ring.take_batch(|sequence, message| {
+                count += 1;
+                if traced {
+                    self.record(trace::Event::IpiReceive, sender as u8, 0, sequence as u32);
+                }
+                message.run(self);
+            })
+        };
+        self.stats.ipi_received.add(count);
+        if wants_room {
+            crate::ipi::tell(self, self.node().cpu(CpuId(sender as u16)));
+        }
+        if ring.has_messages() {
+            // More came meanwhile; the next turn handles it, so that a storm cannot keep threads from running.
+            let _ = self.inbox.tell(crate::inbox::sender_bit(sender));
+        }
+    }
+
+    /// Token waiters try again after every doorbell: whoever released a token told us.
+    pub(crate) fn wake_token_waiters(&self) {
+        if self.token_waiters.borrow().is_empty() {
+            return;
+        }
+        for waker in self.token_waiters.take() {
+            waker.wake();
+        }
+    }
+
+    /// True if some messages found room. Owner.
+    fn flush_backlog(&self) -> bool {
+        let mut moved = false;
+        for (target, outbound) in self.outbound.iter().enumerate() {
+            if outbound.has_backlog() {
+                moved |= outbound.flush(self, self.node().cpu(CpuId(target as u16)));
+            }
+        }
+        moved
+    }
+
+    /// Does what interrupts left to do, in DragonFly's order: IPI (drained by the loop before this), timer, device.
+    /// Owner, at a poll point.
+    fn replay(&self) {
+        let pending = self.pending.load(Ordering::Relaxed);
+        if pending & PENDING_TIMER != 0 {
+            self.pending.fetch_and(!PENDING_TIMER, Ordering::Relaxed);
+            self.fire_timers();
+        }
+        if pending & PENDING_INTERRUPT != 0 {
+            self.replay_interrupts();
+        }
+    }
+
+    /// Runs the device handlers that a critical section deferred. Owner.
+    #[cold]
+    pub(crate) fn replay_interrupts(&self) {
+        if self.hard.get() != 0 || self.pending.load(Ordering::Relaxed) & PENDING_INTERRUPT == 0 {
+            return;
+        }
+        self.pending
+            .fetch_and(!PENDING_INTERRUPT, Ordering::Relaxed);
+        for (word, lines) in self.pending_lines.iter().enumerate() {
+            let mut lines = lines.swap(0, Ordering::Relaxed);
+            while lines != 0 {
+                let line = word as u32 * 64 + lines.trailing_zeros();
+                lines &= lines - 1;
+                self.handle_interrupt(line as u8);
+            }
+        }
+    }
+
+    fn handle_interrupt(&self, line: u8) {
+        let depth = self.critical.get();
+        self.critical.set(depth + 1);
+        self.hard.set(self.hard.get() + 1);
+        self.record(trace::Event::InterruptBegin, line, 0, 0);
+        let handler = self.handlers.borrow().get(&line).cloned();
+        match handler {
+            Some(handler) => handler(),
+            None => self.stats.stray_interrupts.add(1),
+        }
+        self.record(trace::Event::InterruptEnd, line, 0, 0);
+        self.hard.set(self.hard.get() - 1);
+        self.critical.set(depth);
+    }
+
+    /// Registers what device interrupt `line` of this CPU runs: acknowledge and wake, no more. Owner.
+    ///
+    /// The handler runs in a hard section, at once or, when the interrupt came in a critical section, at its end.
+    pub fn on_interrupt(&self, line: u8, handler: InterruptHandler) {
+        critical::section_on(self, || self.handlers.borrow_mut().insert(line, handler));
+    }
+
+    /// Called by the platform's raw entry, interrupts off: device interrupt `line` came. Owner.
+    pub fn interrupt(&self, line: u8) {
+        self.stats.interrupts.add(1);
+        if self.critical.get() == 0 {
+            self.handle_interrupt(line);
+        } else {
+            self.pending_lines[usize::from(line) / 64]
+                .fetch_or(1 << (line % 64), Ordering::Relaxed);
+            self.pending.fetch_or(PENDING_INTERRUPT, Ordering::Relaxed);
+        }
+    }
+
+    /// Called by the platform's raw entry, interrupts off: the one-shot timer has run out. The timers fire at the next
+    /// poll point. Returns the poll that has overrun the watchdog's budget, to be reported with where it is now. Owner.
+    pub fn interrupt_timer(&self) -> Option<Overrun> {
+        self.stats.timer_interrupts.add(1);
+        self.armed_ns.set(u64::MAX);
+        self.pending.fetch_or(PENDING_TIMER, Ordering::Relaxed);
+        self.check_watchdog()
+    }
+
+    /// Called by the platform's raw entry: a doorbell came. The loop finds the message by itself. Owner.
+    pub fn interrupt_doorbell(&self) {
+        self.stats.doorbells_received.add(1);
+    }
+
+    fn check_watchdog(&self) -> Option<Overrun> {
+        if self.watch_ns.get() == u64::MAX {
+            return None;
+        }
+        let now = self.node().clock_ns();
+        // SAFETY: what runs is alive.
+        let thread = unsafe { self.running.get().as_ref() };
+        let budget = self.node().watchdog_ns();
+        let Some(thread) = thread.filter(|_| self.watched_poll.get() == self.polls.get()) else {
+            // Another poll than the one we saw begin, or none: watch the current one from here.
+            self.watched_poll.set(self.polls.get());
+            self.watch_ns.set(if self.running.get().is_null() {
+                u64::MAX
+            } else {
+                now + budget
+            });
+            self.arm_timer();
+            return None;
+        };
+        if now < self.watch_ns.get() {
+            self.arm_timer();
+            return None;
+        }
+        let ran_ns = now - (self.watch_ns.get() - budget);
+        self.stats.overruns.add(1);
+        self.record(
+            trace::Event::WatchdogOverrun,
+            0,
+            thread.id,
+            (ran_ns / 1_000_000) as u32,
+        );
+        // Once for this poll: it is silent until the next one has begun.
+        self.watched_poll.set(self.polls.get().wrapping_add(1));
+        self.watch_ns.set(u64::MAX);
+        Some(Overrun {
+            thread: thread.id,
+            name: thread.name,
+            site: thread.site,
+            ran_ns,
+        })
+    }
+
+    #[cold]
+    fn arm_watchdog(&self) {
+        let budget = self.node().watchdog_ns();
+        if budget == 0 {
+            // Off: any value but MAX keeps this cold path away until the next idle.
+            self.watch_ns.set(u64::MAX - 1);
+            return;
+        }
+        self.watched_poll.set(self.polls.get() + 1);
+        self.watch_ns.set(self.node().clock_ns() + budget);
+        self.arm_timer();
+    }
+
+    /// Sets the hardware timer earlier if something is due earlier. Owner.
+    pub(crate) fn arm_timer(&self) {
+        let wanted = self.timers.next_ns().min(match self.watch_ns.get() {
+            never if never >= u64::MAX - 1 => u64::MAX,
+            watch => watch,
+        });
+        if wanted < self.armed_ns.get() {
+            self.set_hardware_timer(wanted);
+        }
+    }
+
+    fn set_hardware_timer(&self, deadline_ns: u64) {
+        self.armed_ns.set(deadline_ns);
+        let deadline = (deadline_ns != u64::MAX).then_some(deadline_ns);
+        self.node().platform().set_timer(deadline);
+        if let Some(deadline) = deadline {
+            let us = deadline.saturating_sub(self.now_ns.get()) / 1000;
+            self.record(
+                trace::Event::TimerArm,
+                0,
+                0,
+                us.min(u64::from(u32::MAX)) as u32,
+            );
+        }
+    }
+
+    /// Wakes whom a due timer waits for. Owner, at a poll point.
+    pub(crate) fn fire_timers(&self) {
+        let now = self.node().clock_ns();
+        self.now_ns.set(now);
+        while let Some((due_ns, waker)) = self.timers.pop_due(now) {
+            self.stats.timers_fired.add(1);
+            let late_us = ((now - due_ns) / 1000).min(u64::from(u32::MAX));
+            self.record(trace::Event::TimerFire, 0, 0, late_us as u32);
+            waker.wake();
+        }
+        self.arm_timer();
+    }
+
+    /// Nothing is runnable: sleep until something is. Owner.
+    fn idle(&self) {
+        let platform = self.node().platform();
+        if platform.timer_is_polled() && !self.timers.is_empty() {
+            self.fire_timers();
+            if !self.run_queue.is_empty() {
+                return;
+            }
+        }
+        for _ in 0..platform.idle_spin() {
+            if !self.inbox.is_quiet() || self.pending.load(Ordering::Relaxed) != 0 {
+                return;
+            }
+            core::hint::spin_loop();
+        }
+        if self.backlog.get() != 0 {
+            for outbound in &self.outbound {
+                outbound.ask_for_room();
+            }
+            if self.flush_backlog() {
+                return;
+            }
+        }
+        // Asleep, only what is really due may ring: the watchdog has nothing to watch.
+        self.watch_ns.set(u64::MAX);
+        if self.timers.next_ns() != self.armed_ns.get() {
+            self.set_hardware_timer(self.timers.next_ns());
+        }
+        if !self.inbox.try_halt() {
+            return;
+        }
+        let began = self.node().clock_ns();
+        self.record_at(began, trace::Event::IdleBegin, 0, 0, 0);
+        self.stats.halts.add(1);
+        platform.idle(self);
+        let ended = self.node().clock_ns();
+        self.now_ns.set(ended);
+        self.stats.idle_ns.add(ended.saturating_sub(began));
+        self.record_at(ended, trace::Event::IdleEnd, 0, 0, 0);
+        // Awake: takes HALTED back, and whatever came with it.
+        self.drain();
+        if platform.timer_is_polled() {
+            self.fire_timers();
+        }
+    }
+
+    /// Sends the running thread to `target` when its poll ends. Owner, in a poll.
+    pub(crate) fn request_migration(&self, target: CpuId) {
+        // SAFETY: what runs is alive.
+        if let Some(thread) = unsafe { self.running.get().as_ref() } {
+            thread.migrate_to.set(Some(target));
+        }
+    }
+
+    /// Ends the loop at its next turn. Owner; others use [`Node::stop`].
+    pub(crate) fn stop(&self) {
+        self.stopping.set(true);
+    }
+
+    /// How many threads this CPU owns. Owner.
+    pub fn thread_count(&self) -> u32 {
+        self.thread_count.get()
+    }
+
+    /// How many threads are queued to run. Owner.
+    pub fn run_queue_length(&self) -> u32 {
+        self.run_queue.len()
+    }
+
+    /// How many polls this CPU has made. Owner.
+    pub fn poll_count(&self) -> u64 {
+        self.polls.get()
+    }
+
+    /// The thread being polled now: number, name and spawn site. Owner, any context.
+    pub fn running_thread(&self) -> Option<(u32, &'static str, &'static Location<'static>)> {
+        // SAFETY: what runs is alive.
+        unsafe { self.running.get().as_ref() }.map(|thread| (thread.id, thread.name, thread.site))
+    }
+
+    /// What `ps` shows, newest thread first. Owner.
+    pub fn threads(&self) -> Vec<ThreadInfo> {
+        // Allocated before the walk: the list must not change under it.
+        let mut list = Vec::with_capacity(self.thread_count.get() as usize + 4);
+        let mut next = self.all_threads.get();
+        // SAFETY: threads on the list are alive, and only this CPU changes the list.
+        while let Some(thread) = unsafe { next.as_ref() } {
+            next = thread.all_next.get();
+            if list.len() < list.capacity() {
+                list.push(ThreadInfo {
+                    id: thread.id,
+                    cpu: self.id,
+                    name: thread.name,
+                    site: thread.site,
+                    priority: thread.priority.get(),
+                    runnable: thread.queued.get() || ptr::eq(self.running.get(), thread),
+                    polls: thread.polls.get(),
+                    run_ns: thread.run_ns.get(),
+                });
+            }
+        }
+        list
+    }
+
+    /// Records a trace event if its class is on. Owner.
+    #[inline]
+    pub fn record(&self, event: trace::Event, small: u8, thread: u32, arg: u32) {
+        if self.trace_mask.load(Ordering::Relaxed) & event.class() as u32 != 0 {
+            self.record_slow(None, event, small, thread, arg);
+        }
+    }
+
+    #[inline]
+    fn record_at(&self, now_ns: u64, event: trace::Event, small: u8, thread: u32, arg: u32) {
+        if self.trace_mask.load(Ordering::Relaxed) & event.class() as u32 != 0 {
+            self.record_slow(Some(now_ns), event, small, thread, arg);
+        }
+    }
+
+    #[cold]
+    fn record_slow(
+        &self,
+        now_ns: Option<u64>,
+        event: trace::Event,
+        small: u8,
+        thread: u32,
+        arg: u32,
+    ) {
+        let now = now_ns.unwrap_or_else(|| self.node().clock_ns());
+        // A handler that interrupts here would write the same slot.
+        critical::section_on(self, || {
+            self.trace
+                .push(trace::Record::new(now, event, small, thread as u16, arg));
+        });
+    }
+}
+
+impl Drop for Cpu {
+    fn drop(&mut self) {
+        for ring in &mut self.inbound {
+            let ring = *ring.get_mut();
+            if !ring.is_null() {
+                // SAFETY: published by `Outbound`, which gave it to the target; nobody sends to a dropped CPU.
+                drop(unsafe { Box::from_raw(ring) });
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Critical sections: while one is open, this CPU's interrupt handlers wait.
+//!
+//! A section costs a counter, no `cli`. The raw interrupt entry sees the count, notes the line and returns; the end of
+//! the outermost section runs what was noted. The count belongs to the thread (trap 11): an await inside a section
+//! puts it away with the thread and brings it back with it, so it is not in force while another thread runs.
+//!
+//! Messages from other CPUs and timers wait for the poll point whether a section is open or not; see
+//! docs/decisions/poll-points.md. Source: DragonFly `crit_enter`/`crit_exit`, `splz`.
+
+use crate::{Cpu, current};
+use core::sync::atomic::Ordering;
+
+/// Runs `f` in a critical section of the current CPU. Sections nest.
+///
+/// # Panics
+/// Outside of every CPU.
+pub fn section<R>(f: impl FnOnce() -> R) -> R {
+    section_on(current::current(), f)
+}
+
+#[inline]
+pub(crate) fn section_on<R>(cpu: &Cpu, f: impl FnOnce() -> R) -> R {
+    let _section = enter_on(cpu);
+    f()
+}
+
+/// Opens a section that ends when the guard is dropped. The guard may be held over an await: the section then sleeps
+/// with the thread.
+///
+/// # Panics
+/// Outside of every CPU.
+#[must_use = "the section ends when this is dropped"]
+pub fn enter() -> Section {
+    enter_on(current::current())
+}
+
+#[inline]
+fn enter_on(cpu: &Cpu) -> Section {
+    cpu.critical.set(cpu.critical.get() + 1);
+    Section {
+        _here: core::marker::PhantomData,
+    }
+}
+
+/// An open critical section of the thread that made it.
+#[derive(Debug)]
+pub struct Section {
+    /// The section belongs to a thread of one CPU, so it is not Send.
+    _here: core::marker::PhantomData<*const ()>,
+}
+
+impl Drop for Section {
+    #[inline]
+    fn drop(&mut self) {
+        let cpu = current::current();
+        let depth = cpu.critical.get();
+        debug_assert!(depth > 0, "a critical section ended twice");
+        cpu.critical.set(depth - 1);
+        if depth == 1 && cpu.pending.load(Ordering::Relaxed) != 0 {
+            cpu.replay_interrupts();
+        }
+    }
+}
+
+/// True inside a critical section of the current CPU, and inside interrupt handlers and IPI functions.
+pub fn is_open() -> bool {
+    current::try_current().is_some_and(|cpu| cpu.critical.get() != 0)
+}
+
+/// True inside an interrupt handler or an IPI function: what runs there must be short and cannot await.
+pub fn is_hard() -> bool {
+    current::try_current().is_some_and(|cpu| cpu.hard.get() != 0)
+}

@@ -1,0 +1,279 @@
+//! IPI messages: a plain function and two words, run once on the target CPU.
+//!
+//! Messages of one (sender, target) pair are run in the order of sending and no other order holds (DragonFly
+//! `lwkt_send_ipiq`). A send to oneself runs at once (trap 26). A send never waits: when the ring is full the message
+//! waits in the sender's backlog, behind those that already do, and the sender goes on receiving (traps 27 and 28
+//! cannot arise: no sender ever spins for room). The function runs in a hard section; being a plain `fn`, it cannot
+//! await (trap 14).
+
+use crate::{
+    Cpu, CpuId, critical, current,
+    inbox::{OUTSIDE, sender_bit},
+    reply::ReplySlot,
+    ring::Ring,
+    thread::{Header, ThreadRef},
+    trace::Event,
+};
+use alloc::{boxed::Box, collections::VecDeque, sync::Arc};
+use core::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    ptr,
+    sync::atomic::Ordering,
+};
+
+/// One message. Having one tells you that `run` may be called with its words exactly once, on its target.
+#[derive(Debug)]
+pub(crate) struct Message {
+    run: unsafe fn(&Cpu, usize, usize),
+    a: usize,
+    b: usize,
+}
+
+impl Message {
+    /// A message that calls `f` on its target.
+    fn boxed<F: FnOnce(&Cpu) + Send>(f: F) -> Self {
+        /// # Safety
+        /// `a` is the box made below.
+        unsafe fn run<F: FnOnce(&Cpu)>(cpu: &Cpu, a: usize, _: usize) {
+            // SAFETY: as above; run once.
+            let f = unsafe { Box::from_raw(ptr::with_exposed_provenance_mut::<F>(a)) };
+            f(cpu);
+        }
+        Self {
+            run: run::<F>,
+            a: Box::into_raw(Box::new(f)).expose_provenance(),
+            b: 0,
+        }
+    }
+
+    /// # Safety
+    /// Called once, on the message's target.
+    pub(crate) unsafe fn run(self, cpu: &Cpu) {
+        // SAFETY: the caller's promise.
+        unsafe { (self.run)(cpu, self.a, self.b) }
+    }
+}
+
+/// The sending side of one pair: the ring (made at the first send) and what found no room in it. Sender only.
+pub(crate) struct Outbound {
+    ring: Cell<*const Ring<Message>>,
+    backlog: RefCell<VecDeque<Message>>,
+}
+
+impl Outbound {
+    pub(crate) fn new() -> Self {
+        Self {
+            ring: Cell::new(ptr::null()),
+            backlog: RefCell::new(VecDeque::new()),
+        }
+    }
+
+    fn ring(&self, here: &Cpu, target: &Cpu) -> &Ring<Message> {
+        if self.ring.get().is_null() {
+            // 64 CPUs have 4032 pairs, of which few ever talk: a ring is made when its first message is.
+            let ring = Box::into_raw(Box::new(Ring::new()));
+            self.ring.set(ring);
+            target.inbound[here.id().index()].store(ring, Ordering::Release);
+        }
+        // SAFETY: just made, or made earlier; the target frees it when the node goes.
+        unsafe { &*self.ring.get() }
+    }
+
+    pub(crate) fn has_backlog(&self) -> bool {
+        !self.backlog.borrow().is_empty()
+    }
+
+    pub(crate) fn ask_for_room(&self) {
+        if self.has_backlog() {
+            // SAFETY: a backlog exists, so the ring does.
+            unsafe { &*self.ring.get() }.ask_for_room();
+        }
+    }
+
+    /// Moves what fits from the backlog into the ring. True: something did.
+    pub(crate) fn flush(&self, here: &Cpu, target: &Cpu) -> bool {
+        let mut backlog = self.backlog.borrow_mut();
+        let before = backlog.len();
+        while let Some(message) = backlog.pop_front() {
+            // SAFETY: this CPU is the ring's one producer.
+            match unsafe { self.ring(here, target).push(message) } {
+                Ok(sequence) => announce(here, target, sequence),
+                Err(message) => {
+                    backlog.push_front(message);
+                    break;
+                }
+            }
+        }
+        if backlog.is_empty() {
+            here.backlog.set(here.backlog.get() - 1);
+        }
+        backlog.len() < before
+    }
+}
+
+/// Tells `target` that `here` has something for it, or (after a drain) room for it.
+pub(crate) fn tell(here: &Cpu, target: &Cpu) -> bool {
+    let ring = target.inbox.tell(sender_bit(here.id().index()));
+    if ring {
+        here.stats.doorbells_rung.add(1);
+        here.node().platform().doorbell(target.id());
+    }
+    ring
+}
+
+fn announce(here: &Cpu, target: &Cpu, sequence: usize) {
+    here.stats.ipi_sent.add(1);
+    let event = if tell(here, target) {
+        Event::IpiSend
+    } else {
+        here.stats.doorbells_saved.add(1);
+        Event::IpiDoorbellSaved
+    };
+    here.record(
+        event,
+        target.id().0 as u8,
+        here.running_id(),
+        sequence as u32,
+    );
+}
+
+fn send(target: &Cpu, message: Message) {
+    let Some(here) = current::try_current().filter(|here| same_node(here, target)) else {
+        target.outside.push(message);
+        if target.inbox.tell(OUTSIDE) {
+            target.node().platform().doorbell(target.id());
+        }
+        return;
+    };
+    if ptr::eq(here, target) {
+        here.hard.set(here.hard.get() + 1);
+        // SAFETY: on its target, once.
+        critical::section_on(here, || unsafe { message.run(here) });
+        here.hard.set(here.hard.get() - 1);
+        return;
+    }
+    critical::section_on(here, || {
+        let outbound = &here.outbound[target.id().index()];
+        let message = if outbound.has_backlog() {
+            message
+        } else {
+            // SAFETY: this CPU is the ring's one producer, and the critical section keeps its handlers out.
+            match unsafe { outbound.ring(here, target).push(message) } {
+                Ok(sequence) => return announce(here, target, sequence),
+                Err(message) => message,
+            }
+        };
+        if !outbound.has_backlog() {
+            here.backlog.set(here.backlog.get() + 1);
+        }
+        here.stats.ipi_backlogged.add(1);
+        outbound.backlog.borrow_mut().push_back(message);
+    });
+}
+
+fn same_node(a: &Cpu, b: &Cpu) -> bool {
+    ptr::eq(a.node(), b.node())
+}
+
+/// Runs `f` on `target`, soon, in a hard section: it must not run long. At once when `target` is the current CPU.
+pub fn send_to(target: &Cpu, f: impl FnOnce(&Cpu) + Send + 'static) {
+    send(target, Message::boxed(f));
+}
+
+/// Wakes a thread that belongs to another CPU. The reference travels with the message.
+pub(crate) fn send_wake(target: *const Cpu, thread: ThreadRef) {
+    /// # Safety
+    /// `a` is a counted thread pointer.
+    unsafe fn run(cpu: &Cpu, a: usize, b: usize) {
+        // SAFETY: made below; run once.
+        let thread = unsafe { ThreadRef::from_raw(ptr::with_exposed_provenance(a)) };
+        let owner = thread.owner.load(Ordering::Acquire);
+        if !ptr::eq(owner, cpu) {
+            // It has moved on: chase it. The mark stays set, so there is still one message.
+            send_wake(owner, thread);
+            return;
+        }
+        // Before it is scheduled, never after (see mark.rs).
+        thread.mark.clear();
+        cpu.schedule_for(&thread, Some((b as u8, (b >> 8) as u32)));
+    }
+    // SAFETY: the owner of a thread that is not finished is alive; a finished thread's CPU is too, because a node
+    // drops its CPUs only after every thread's waker is gone from them.
+    let target = unsafe { &*target };
+    let (cpu, waker) = current::try_current().map_or((0xff, 0), |here| {
+        (usize::from(here.id().0 as u8), here.running_id() as usize)
+    });
+    let header: *const Header = thread.into_raw();
+    send(
+        target,
+        Message {
+            run,
+            a: header.expose_provenance(),
+            b: cpu | waker << 8,
+        },
+    );
+}
+
+/// Hands a thread to its new owner. `owner` already names it.
+pub(crate) fn send_arrival(target: &Cpu, thread: ThreadRef) {
+    /// # Safety
+    /// `a` is a counted thread pointer, whose owner is `cpu`.
+    unsafe fn run(cpu: &Cpu, a: usize, _: usize) {
+        // SAFETY: made below; run once.
+        cpu.adopt(unsafe { ThreadRef::from_raw(ptr::with_exposed_provenance(a)) });
+    }
+    let header: *const Header = thread.into_raw();
+    send(
+        target,
+        Message {
+            run,
+            a: header.expose_provenance(),
+            b: 0,
+        },
+    );
+}
+
+/// Runs a plain function on `cpu` of the current node and gives what it returns.
+///
+/// The function runs in a hard section at the target's next poll point, or at once when `cpu` is the current one.
+///
+/// # Panics
+/// Outside of every CPU, or if the node has no such CPU.
+pub async fn run_on<R: Send + 'static>(
+    cpu: CpuId,
+    f: impl FnOnce(&Cpu) -> R + Send + 'static,
+) -> R {
+    let slot = Arc::new(ReplySlot::default());
+    let answer = slot.clone();
+    send_to(current::current().node().cpu(cpu), move |cpu| {
+        // SAFETY: once per slot.
+        unsafe { answer.reply(f(cpu)) }
+    });
+    // SAFETY: this future is the slot's one caller.
+    poll_fn(|context| unsafe { slot.poll(context.waker()) }).await
+}
+
+/// Runs `f` on CPU 0, then 1, and so on to the last: a message chain. Returns when every CPU has run it.
+///
+/// This is how a copy that each CPU keeps is brought up to date (architecture rule 12; DragonFly `netmsg` chains).
+pub async fn chain(f: impl Fn(&Cpu) + Send + Sync + 'static) {
+    fn hop<F: Fn(&Cpu) + Send + Sync + 'static>(cpu: &Cpu, f: Arc<F>, done: Arc<ReplySlot<()>>) {
+        f(cpu);
+        let next = cpu.id().index() + 1;
+        if next < cpu.node().cpu_count() {
+            let target = cpu.node().cpu(CpuId(next as u16));
+            send_to(target, move |cpu| hop(cpu, f, done));
+        } else {
+            // SAFETY: the last hop alone replies.
+            unsafe { done.reply(()) };
+        }
+    }
+    let slot = Arc::new(ReplySlot::default());
+    let (f, done) = (Arc::new(f), slot.clone());
+    send_to(current::current().node().cpu(CpuId(0)), move |cpu| {
+        hop(cpu, f, done)
+    });
+    // SAFETY: this future is the slot's one caller.
+    poll_fn(|context| unsafe { slot.poll(context.waker()) }).await
+}

@@ -1,0 +1,160 @@
+//! A node: everything one kernel is. There are no globals; whoever has a [`Cpu`] has the node.
+
+use crate::{
+    Builder, Cpu, CpuId, JoinHandle, Platform, ipi,
+    trace::{ClassMask, Record},
+};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use core::{
+    future::Future,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+};
+
+/// A kernel: its CPUs and what they share. Lives until its last `Arc` goes, which must be after every CPU's loop has
+/// ended.
+pub struct Node {
+    cpus: Box<[Cpu]>,
+    platform: Arc<dyn Platform>,
+    accounting: AtomicU32,
+    trace_mask: AtomicU32,
+    watchdog_ns: AtomicU64,
+    next_token: AtomicU32,
+    next_thread: AtomicU32,
+}
+
+impl Node {
+    /// A node of `cpu_count` CPUs on `platform`. The CPUs do not run yet: each hardware CPU or host thread calls
+    /// [`Cpu::enter`] and [`Cpu::run`] on its own.
+    ///
+    /// # Panics
+    /// If `cpu_count` is 0 or above 4096.
+    pub fn new(cpu_count: usize, platform: Arc<dyn Platform>) -> Arc<Self> {
+        assert!(
+            (1..=4096).contains(&cpu_count),
+            "a node has 1 to 4096 CPUs, not {cpu_count}"
+        );
+        let node = Arc::new(Self {
+            cpus: (0..cpu_count)
+                .map(|id| Cpu::new(CpuId(id as u16), cpu_count))
+                .collect(),
+            platform,
+            accounting: AtomicU32::new(0),
+            trace_mask: AtomicU32::new(0),
+            watchdog_ns: AtomicU64::new(0),
+            next_token: AtomicU32::new(1),
+            next_thread: AtomicU32::new(1),
+        });
+        for cpu in &node.cpus {
+            cpu.set_node(Arc::as_ptr(&node));
+        }
+        node
+    }
+
+    /// CPU `id`.
+    ///
+    /// # Panics
+    /// If the node has no such CPU.
+    #[inline]
+    pub fn cpu(&self, id: CpuId) -> &Cpu {
+        &self.cpus[id.index()]
+    }
+
+    /// All CPUs, in order.
+    pub fn cpus(&self) -> impl ExactSizeIterator<Item = &Cpu> {
+        self.cpus.iter()
+    }
+
+    /// How many CPUs there are.
+    #[inline]
+    pub fn cpu_count(&self) -> usize {
+        self.cpus.len()
+    }
+
+    /// The machine below.
+    #[inline]
+    pub fn platform(&self) -> &dyn Platform {
+        &*self.platform
+    }
+
+    /// Nanoseconds since boot.
+    #[inline]
+    pub fn clock_ns(&self) -> u64 {
+        self.platform.clock_ns()
+    }
+
+    #[inline]
+    pub(crate) fn accounting(&self) -> u32 {
+        self.accounting.load(Ordering::Relaxed)
+    }
+
+    /// Counts each thread's run time from now on, at the price of two clock readings a poll.
+    pub fn set_accounting(&self, on: bool) {
+        self.accounting.store(u32::from(on), Ordering::Relaxed);
+    }
+
+    /// The longest that a poll may take before the watchdog reports it, in nanoseconds; 0 when it is off.
+    #[inline]
+    pub fn watchdog_ns(&self) -> u64 {
+        self.watchdog_ns.load(Ordering::Relaxed)
+    }
+
+    /// Sets the watchdog's budget; 0 turns it off.
+    pub fn set_watchdog_ns(&self, budget_ns: u64) {
+        self.watchdog_ns.store(budget_ns, Ordering::Relaxed);
+    }
+
+    pub(crate) fn next_token_id(&self) -> u32 {
+        self.next_token.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Thread numbers begin at 1, wrap, and skip the values whose low half would be 0, which means "none" in a trace.
+    pub(crate) fn next_thread_id(&self) -> u32 {
+        loop {
+            let id = self.next_thread.fetch_add(1, Ordering::Relaxed);
+            if id & 0xffff != 0 {
+                return id;
+            }
+        }
+    }
+
+    /// The trace classes that are recorded.
+    pub fn trace_mask(&self) -> ClassMask {
+        ClassMask(self.trace_mask.load(Ordering::Relaxed))
+    }
+
+    /// Records these trace classes from now on, on every CPU.
+    pub fn set_trace_mask(&self, mask: ClassMask) {
+        self.trace_mask.store(mask.0, Ordering::Relaxed);
+        for cpu in &self.cpus {
+            cpu.trace_mask.store(mask.0, Ordering::Relaxed);
+        }
+    }
+
+    /// The newest `count` trace records of every CPU, merged by time: for a panic, when the CPUs have stopped.
+    pub fn last_trace_records(&self, count: usize) -> Vec<(CpuId, Record)> {
+        let mut all = Vec::new();
+        for cpu in &self.cpus {
+            cpu.trace_ring()
+                .last(count, |record| all.push((cpu.id(), record)));
+        }
+        all.sort_by_key(|(cpu, record)| (record.time_ns, *cpu));
+        all
+    }
+
+    /// Spawns a thread on `cpu` from anywhere, also from outside of every CPU. See [`crate::spawn_on`].
+    pub fn spawn_on<T, F, B>(&self, cpu: CpuId, name: &'static str, build: B) -> JoinHandle<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+        B: FnOnce() -> F + Send + 'static,
+    {
+        Builder::new(name).spawn_to(self.cpu(cpu), build)
+    }
+
+    /// Ends every CPU's loop at its next turn. What threads remain are dropped by their own CPUs.
+    pub fn stop(&self) {
+        for cpu in &self.cpus {
+            ipi::send_to(cpu, Cpu::stop);
+        }
+    }
+}

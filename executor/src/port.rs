@@ -1,0 +1,519 @@
+//! Message ports: requests that answer at once when they can.
+//!
+//! A [`Server`] decides in [`Serve::put`], before any side effect: [`Put::Done`] with the reply, or [`Put::Later`] with
+//! the message back. A call to a port of this CPU whose queue is empty runs `put` inside [`PortRef::call`], and Done
+//! makes the returned future ready before its first poll: no queue, no wake, no allocation. Everything else is queued
+//! for the thread that serves the port ([`Port::receive`]), travelling by IPI message from another CPU, and the reply
+//! wakes the caller.
+//!
+//! `put` runs in no critical section and under no token of the caller: inside either, and inside another handler of
+//! the same port, the call is queued. Messages of one sender to one port are handled in the order of sending, because
+//! a call runs inline only when nothing is queued before it. Later is not an error and no error is Later (trap 38:
+//! DragonFly's EASYNC is an errno by its type only): they are different variants.
+//!
+//! Source: DragonFly `lwkt_msgport`; the typed form is argued in docs/decisions/typed-ports.md.
+
+use crate::{Cpu, CpuId, critical, current, ipi, reply::ReplySlot, trace::Event};
+use alloc::{collections::VecDeque, sync::Arc};
+use core::{
+    cell::{Cell, RefCell},
+    fmt,
+    future::{Future, poll_fn},
+    ops::Deref,
+    pin::Pin,
+    ptr,
+    task::{Context, Poll, Waker},
+};
+
+/// How deep inline handlers may call ports before calls are queued instead.
+const INLINE_DEPTH: u8 = 8;
+
+/// A request and the type of its reply.
+pub trait Message: 'static {
+    /// What the server answers.
+    type Reply: 'static;
+}
+
+/// A server's decision about a message.
+#[derive(Debug)]
+pub enum Put<M: Message> {
+    /// Done already: this is the reply. DragonFly: any value but EASYNC.
+    Done(M::Reply),
+    /// Queue it for my thread; the reply comes later. DragonFly: EASYNC.
+    Later(M),
+}
+
+/// What serves a port. It lives on the port's CPU and is only ever called there, one handler at a time.
+pub trait Server: 'static {
+    /// The queued work of all message types that this server takes, usually an enum of [`Pending`]s.
+    type Work: 'static;
+}
+
+/// A server that takes messages of type `M`.
+pub trait Serve<M: Message>: Server {
+    /// Answers at once or says Later; decides before any side effect.
+    fn put(&self, message: M) -> Put<M>;
+    /// Wraps a queued message for the server's thread.
+    fn queue(pending: Pending<M>) -> Self::Work;
+}
+
+/// A queued message, which its server owes exactly one reply.
+///
+/// # Panics
+/// Dropped without a reply while its caller still waits: that is a bug of the server, and the caller would wait for
+/// ever. (When a CPU stops, what is queued goes silently.)
+#[must_use = "reply to it: somebody waits"]
+pub struct Pending<M: Message> {
+    message: Option<M>,
+    id: u32,
+    /// None for a posted message.
+    slot: Option<Arc<ReplySlot<M::Reply>>>,
+}
+
+impl<M: Message> Pending<M> {
+    /// The message.
+    pub fn message(&self) -> &M {
+        self.message
+            .as_ref()
+            .expect("taken only by reply and serve, which consume the Pending")
+    }
+
+    /// True if the caller has gone away: finishing or undoing is the server's choice. A reply is due all the same.
+    pub fn is_aborted(&self) -> bool {
+        self.slot.as_ref().is_some_and(|slot| slot.is_aborted())
+    }
+
+    /// Answers the message.
+    pub fn reply(mut self, reply: M::Reply) {
+        self.message = None;
+        if let Some(slot) = self.slot.take() {
+            if let Some(here) = current::try_current() {
+                here.record(Event::PortReply, 0, here.running_id(), self.id);
+            }
+            // SAFETY: the slot was in this Pending and is out of it: one reply.
+            unsafe { slot.reply(reply) };
+        }
+    }
+
+    /// Lets `server` decide again: replies if it is Done, else gives the message back for slower work.
+    ///
+    /// # Errors
+    /// The pending message, when the server says Later.
+    pub fn serve<S: Serve<M>>(mut self, server: &S) -> Result<(), Self> {
+        let message = self.message.take().expect("as in `message`");
+        match server.put(message) {
+            Put::Done(reply) => {
+                self.reply(reply);
+                Ok(())
+            }
+            Put::Later(message) => {
+                self.message = Some(message);
+                Err(self)
+            }
+        }
+    }
+}
+
+impl<M: Message> Drop for Pending<M> {
+    fn drop(&mut self) {
+        let Some(slot) = &self.slot else { return };
+        // In a poll, a server lost a message; outside of one, its CPU is stopping.
+        let in_poll = current::try_current().is_some_and(|here| here.running_id() != 0);
+        assert!(
+            slot.is_aborted() || !in_poll,
+            "a server dropped a message without a reply, and its caller waits"
+        );
+    }
+}
+
+impl<M: Message + fmt::Debug> fmt::Debug for Pending<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pending")
+            .field("message", &self.message)
+            .finish_non_exhaustive()
+    }
+}
+
+struct Inner<S: Server> {
+    owner: *const Cpu,
+    /// Everything below belongs to the owner CPU.
+    server: S,
+    busy: Cell<bool>,
+    queue: RefCell<VecDeque<S::Work>>,
+    receiver: Cell<Option<Waker>>,
+}
+
+/// The memory of a port. Whoever drops the last handle, the server dies on its own CPU.
+struct Shared<S: Server>(Option<Arc<Inner<S>>>);
+
+// SAFETY: all but `owner` is touched on the owner CPU alone: every path checks, or goes there by IPI message, the last
+// drop included.
+unsafe impl<S: Server> Send for Shared<S> {}
+// SAFETY: as above.
+unsafe impl<S: Server> Sync for Shared<S> {}
+
+impl<S: Server> Clone for Shared<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S: Server> Deref for Shared<S> {
+    type Target = Inner<S>;
+    #[inline]
+    fn deref(&self) -> &Inner<S> {
+        self.0.as_ref().expect("only drop takes it")
+    }
+}
+
+impl<S: Server> Drop for Shared<S> {
+    fn drop(&mut self) {
+        let Some(inner) = self.0.take() else { return };
+        if ptr::eq(inner.owner, current::pointer()) {
+            return;
+        }
+        // Not the owner: if this is the last handle, the server must die over there.
+        let Some(last) = Arc::into_inner(inner).map(alloc::boxed::Box::new) else {
+            return;
+        };
+        if current::pointer().is_null() {
+            // Outside of every CPU: the node has stopped, and with it the port's CPU.
+            return;
+        }
+        last.busy.set(true);
+        struct Moved<S: Server>(
+            #[expect(dead_code, reason = "carried only to be dropped")] alloc::boxed::Box<Inner<S>>,
+        );
+        // SAFETY: the last handle is gone, so the box moves to the owner CPU with nobody else looking.
+        unsafe impl<S: Server> Send for Moved<S> {}
+        // SAFETY: a port's CPU outlives its node's running.
+        let owner = unsafe { &*last.owner };
+        let moved = Moved(last);
+        ipi::send_to(owner, move |_| drop(moved));
+    }
+}
+
+impl<S: Server> Inner<S> {
+    #[inline]
+    fn is_local(&self) -> bool {
+        ptr::eq(self.owner, current::pointer())
+    }
+
+    /// Owner, in a poll. Tries to answer at once.
+    #[inline]
+    fn try_put<M: Message>(&self, message: M) -> Put<M>
+    where
+        S: Serve<M>,
+    {
+        let here = current::current();
+        if self.busy.get()
+            || here.critical.get() != 0
+            || here.inline_depth.get() >= INLINE_DEPTH
+            || !self.queue.borrow().is_empty()
+            || !here.held_tokens.borrow().is_empty()
+        {
+            return Put::Later(message);
+        }
+        let _inline = Inline::enter(here, &self.busy);
+        let put = self.server.put(message);
+        if matches!(put, Put::Done(_)) {
+            here.stats.ports_inline.add(1);
+            here.record(Event::PortInline, 0, here.running_id(), 0);
+        }
+        put
+    }
+
+    /// Owner, any context but an interrupt handler. Appends to the queue and wakes the server's thread.
+    fn enqueue<M: Message>(&self, pending: Pending<M>)
+    where
+        S: Serve<M>,
+    {
+        critical::section(|| {
+            self.queue.borrow_mut().push_back(S::queue(pending));
+            if let Some(receiver) = self.receiver.take() {
+                receiver.wake();
+            }
+        });
+    }
+}
+
+/// An inline handler in progress; ends also when the handler panics.
+struct Inline<'a> {
+    here: &'a Cpu,
+    busy: &'a Cell<bool>,
+}
+
+impl<'a> Inline<'a> {
+    #[inline]
+    fn enter(here: &'a Cpu, busy: &'a Cell<bool>) -> Self {
+        busy.set(true);
+        here.inline_depth.set(here.inline_depth.get() + 1);
+        Self { here, busy }
+    }
+}
+
+impl Drop for Inline<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.busy.set(false);
+        self.here.inline_depth.set(self.here.inline_depth.get() - 1);
+    }
+}
+
+/// A port, as its server's CPU holds it. Not Send; others use a [`PortRef`].
+pub struct Port<S: Server> {
+    inner: Shared<S>,
+    _here: core::marker::PhantomData<*const ()>,
+}
+
+impl<S: Server> Port<S> {
+    /// A port of this CPU.
+    ///
+    /// # Panics
+    /// Outside of every CPU.
+    pub fn new(server: S) -> Self {
+        let inner = Inner {
+            owner: ptr::from_ref(current::current()),
+            server,
+            busy: Cell::new(false),
+            queue: RefCell::new(VecDeque::new()),
+            receiver: Cell::new(None),
+        };
+        Self {
+            inner: Shared(Some(Arc::new(inner))),
+            _here: core::marker::PhantomData,
+        }
+    }
+
+    /// The server behind the port.
+    pub fn server(&self) -> &S {
+        &self.inner.server
+    }
+
+    /// A handle that any CPU may keep and use.
+    pub fn handle(&self) -> PortRef<S> {
+        PortRef {
+            inner: self.inner.clone(),
+        }
+    }
+
+    /// The next queued message. One thread at a time may wait here.
+    pub async fn receive(&self) -> S::Work {
+        poll_fn(|context| {
+            if let Some(work) = self.try_receive() {
+                return Poll::Ready(work);
+            }
+            let old = self.inner.receiver.take();
+            let keep = old.filter(|old| old.will_wake(context.waker()));
+            self.inner
+                .receiver
+                .set(keep.or_else(|| Some(context.waker().clone())));
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// The next queued message if there is one.
+    pub fn try_receive(&self) -> Option<S::Work> {
+        critical::section(|| self.inner.queue.borrow_mut().pop_front())
+    }
+
+    /// How many messages are queued.
+    pub fn queued(&self) -> usize {
+        self.inner.queue.borrow().len()
+    }
+
+    /// Sends a request from this CPU. See [`PortRef::call`]; here neither message nor reply need be Send.
+    #[inline]
+    pub fn call<M: Message>(&self, message: M) -> Call<M::Reply>
+    where
+        S: Serve<M>,
+    {
+        call_local(&self.inner, message)
+    }
+}
+
+impl<S: Server> fmt::Debug for Port<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Port")
+            .field("queued", &self.queued())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A handle to a port, from any CPU.
+pub struct PortRef<S: Server> {
+    inner: Shared<S>,
+}
+
+impl<S: Server> Clone for PortRef<S> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+        }
+    }
+}
+
+impl<S: Server> fmt::Debug for PortRef<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PortRef({})", self.cpu())
+    }
+}
+
+impl<S: Server> PortRef<S> {
+    /// The CPU that the port lives on.
+    pub fn cpu(&self) -> CpuId {
+        // SAFETY: a port's CPU outlives its handles' use: the node stops first.
+        unsafe { &*self.inner.owner }.id()
+    }
+
+    /// Sends a request. The message is on its way (or answered) when this returns; the future gives the reply.
+    ///
+    /// Dropping the future asks the server to abort; the server may finish all the same.
+    #[inline]
+    pub fn call<M>(&self, message: M) -> Call<M::Reply>
+    where
+        M: Message + Send,
+        M::Reply: Send,
+        S: Serve<M>,
+    {
+        if self.inner.is_local() {
+            call_local(&self.inner, message)
+        } else {
+            let slot = Arc::new(ReplySlot::default());
+            self.send(message, Some(slot.clone()));
+            Call {
+                state: State::Waiting(slot),
+            }
+        }
+    }
+
+    /// Sends a message that has no reply, from anywhere: other CPUs, IPI functions, outside of every CPU.
+    #[inline]
+    pub fn post<M>(&self, message: M)
+    where
+        M: Message<Reply = ()> + Send,
+        S: Serve<M>,
+    {
+        if !self.inner.is_local() {
+            self.send(message, None);
+        } else if let Put::Later(message) = self.inner.try_put(message) {
+            let id = queued(self.inner.owner);
+            self.inner.enqueue(Pending {
+                message: Some(message),
+                id,
+                slot: None,
+            });
+        }
+    }
+
+    fn send<M>(&self, message: M, slot: Option<Arc<ReplySlot<M::Reply>>>)
+    where
+        M: Message + Send,
+        M::Reply: Send,
+        S: Serve<M>,
+    {
+        let id = queued(self.inner.owner);
+        let inner = self.inner.clone();
+        let pending = Pending {
+            message: Some(message),
+            id,
+            slot,
+        };
+        // SAFETY: as in `cpu`.
+        let owner = unsafe { &*self.inner.owner };
+        ipi::send_to(owner, move |_| inner.enqueue(pending));
+    }
+}
+
+/// Counts and traces a message that is queued, and gives its number: the sender's CPU in the top six bits.
+fn queued(owner: *const Cpu) -> u32 {
+    let Some(here) = current::try_current() else {
+        return 0;
+    };
+    here.stats.ports_queued.add(1);
+    let id =
+        u32::from(here.id().0 & 63) << 26 | (here.stats.ports_queued.get() as u32 & 0x3ff_ffff);
+    // SAFETY: as in `PortRef::cpu`.
+    let owner = unsafe { &*owner }.id();
+    here.record(Event::PortQueue, owner.0 as u8, here.running_id(), id);
+    id
+}
+
+#[inline]
+fn call_local<S: Serve<M>, M: Message>(inner: &Inner<S>, message: M) -> Call<M::Reply> {
+    match inner.try_put(message) {
+        Put::Done(reply) => Call {
+            state: State::Ready(Some(reply)),
+        },
+        Put::Later(message) => {
+            let slot = Arc::new(ReplySlot::default());
+            let id = queued(inner.owner);
+            inner.enqueue(Pending {
+                message: Some(message),
+                id,
+                slot: Some(slot.clone()),
+            });
+            Call {
+                state: State::Waiting(slot),
+            }
+        }
+    }
+}
+
+/// A request in flight; a future of its reply.
+#[must_use = "await it for the reply; dropping it asks the server to abort"]
+pub struct Call<R> {
+    state: State<R>,
+}
+
+enum State<R> {
+    Ready(Option<R>),
+    Waiting(Arc<ReplySlot<R>>),
+}
+
+impl<R> Unpin for Call<R> {}
+
+impl<R> Call<R> {
+    /// True if the reply is here: the next poll is ready.
+    pub fn is_done(&self) -> bool {
+        match &self.state {
+            State::Ready(_) => true,
+            State::Waiting(slot) => slot.is_done(),
+        }
+    }
+}
+
+impl<R> fmt::Debug for Call<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("done", &self.is_done())
+            .finish()
+    }
+}
+
+impl<R> Future for Call<R> {
+    type Output = R;
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<R> {
+        match &mut self.state {
+            State::Ready(reply) => Poll::Ready(
+                reply
+                    .take()
+                    .expect("a call was polled after it had completed"),
+            ),
+            // SAFETY: this future is the slot's one caller.
+            State::Waiting(slot) => unsafe { slot.poll(context.waker()) },
+        }
+    }
+}
+
+impl<R> Drop for Call<R> {
+    fn drop(&mut self) {
+        if let State::Waiting(slot) = &self.state {
+            if !slot.is_done() {
+                slot.abort();
+            }
+        }
+    }
+}

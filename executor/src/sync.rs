@@ -1,0 +1,113 @@
+//! The one place that names atomics and cells: core's, or loom's under `--cfg loom`.
+//!
+//! Every lock-free structure of this crate is written against these types, so that the model checker drives the
+//! very code that runs. Under loom, [`fault`] can break a structure on purpose: a model that does not catch its
+//! broken twin proves nothing.
+
+#[cfg(loom)]
+pub(crate) use loom::{
+    cell::UnsafeCell,
+    sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering},
+};
+
+#[cfg(not(loom))]
+pub(crate) use core::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering,
+};
+
+/// `core::cell::UnsafeCell` with loom's closure interface, so that loom can see each access.
+#[cfg(not(loom))]
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub(crate) struct UnsafeCell<T>(core::cell::UnsafeCell<T>);
+
+#[cfg(not(loom))]
+impl<T> UnsafeCell<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(core::cell::UnsafeCell::new(value))
+    }
+
+    #[inline(always)]
+    pub(crate) fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
+        f(self.0.get())
+    }
+
+    #[inline(always)]
+    pub(crate) fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+        f(self.0.get())
+    }
+}
+
+/// Keeps its content on a cache line of its own (128 bytes: the adjacent-line prefetcher pairs lines).
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct CachePadded<T>(pub(crate) T);
+
+impl<T> core::ops::Deref for CachePadded<T> {
+    type Target = T;
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// A defect that a loom model plants to show that it would be noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The inbox's owner halts with a plain store instead of a compare-and-swap.
+    HaltWithoutCheck = 1,
+    /// The sender sets its bit before the message is in the ring.
+    TellBeforePush,
+    /// The ring publishes its tail before the slot is written.
+    PublishBeforeWrite,
+    /// A waker clears nothing and the owner forgets to clear the in-flight mark before it schedules.
+    ClearMarkAfterPoll,
+    /// The reply slot stores DONE without handing over the waker.
+    DoneWithoutSwap,
+    /// The reply's DONE is stored with relaxed ordering, before the result is visible.
+    RelaxedDone,
+    /// The owner takes the remote free list with a load and a store.
+    TakeWithoutSwap,
+    /// A token is released with a plain store that forgets who waits.
+    ReleaseForgetsWaiters,
+    /// Two takers may both see a token free.
+    TakeWithoutExchange,
+    /// A zone is claimed by a load and a store of its bitmap word.
+    ClaimWithoutExchange,
+    /// The trace reader does not check whether the writer came round.
+    ReadWithoutRecheck,
+    /// A full ring's sender sleeps without asking for room.
+    SleepWithoutAsking,
+}
+
+/// True if the running model has planted `fault`.
+#[cfg(loom)]
+pub(crate) fn fault(fault: Fault) -> bool {
+    planted::CURRENT.load(core::sync::atomic::Ordering::Relaxed) == fault as u8
+}
+
+/// Never, outside of a model.
+#[cfg(not(loom))]
+#[inline(always)]
+pub(crate) const fn fault(_: Fault) -> bool {
+    false
+}
+
+/// What a loom model uses to plant a defect.
+#[cfg(loom)]
+pub mod planted {
+    use super::Fault;
+    use core::sync::atomic::{AtomicU8, Ordering};
+
+    pub(super) static CURRENT: AtomicU8 = AtomicU8::new(0);
+
+    /// Plants `fault` in every structure until [`clear`]. Models run one at a time.
+    pub fn plant(fault: Fault) {
+        CURRENT.store(fault as u8, Ordering::Relaxed);
+    }
+
+    /// Takes the planted defect back.
+    pub fn clear() {
+        CURRENT.store(0, Ordering::Relaxed);
+    }
+}

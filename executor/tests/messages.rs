@@ -1,0 +1,427 @@
+//! IPI messages, chains and message ports.
+
+use executor::{
+    CpuId, CpuLocal, Message, Pending, Port, PortRef, Put, Serve, Server, chain, critical, current,
+    current_cpu, hosted, run_on, send_to, sleep, spawn, spawn_on, timeout, yield_now,
+};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+#[test]
+fn trap_26_a_send_to_oneself_is_done_on_return() {
+    hosted::run(2, || async {
+        let done = Arc::new(AtomicU32::new(0));
+        let theirs = done.clone();
+        let sent = current().stats().ipi_sent.get();
+        send_to(current(), move |cpu| {
+            assert_eq!(cpu.id(), current_cpu());
+            assert!(critical::is_hard());
+            theirs.store(1, Ordering::Relaxed);
+        });
+        assert_eq!(done.load(Ordering::Relaxed), 1);
+        assert_eq!(
+            current().stats().ipi_sent.get(),
+            sent,
+            "no message was queued"
+        );
+    });
+}
+
+#[test]
+fn traps_27_28_a_storm_over_full_rings_loses_nothing_and_keeps_order() {
+    // Every CPU sends far more to each other than a ring holds, without yielding; handlers send on until the budget
+    // ends. No sender waits, so no two can wait for each other.
+    const EACH: u64 = 5_000;
+    hosted::run(3, || async {
+        type Seen = Mutex<BTreeMap<(u16, u16), Vec<u64>>>;
+        let seen: Arc<Seen> = Arc::default();
+        let echoes = Arc::new(AtomicU64::new(0));
+        let mut senders = Vec::new();
+        for from in 0..3u16 {
+            let (seen, echoes) = (seen.clone(), echoes.clone());
+            senders.push(spawn_on(CpuId(from), "storm", move || async move {
+                for number in 0..EACH {
+                    for to in (0..3).filter(|to| *to != from) {
+                        let (seen, echoes) = (seen.clone(), echoes.clone());
+                        send_to(current().node().cpu(CpuId(to)), move |cpu| {
+                            seen.lock()
+                                .expect("no panic")
+                                .entry((from, to))
+                                .or_default()
+                                .push(number);
+                            let back = cpu.node().cpu(CpuId(from));
+                            send_to(back, move |_| {
+                                echoes.fetch_add(1, Ordering::Relaxed);
+                            });
+                        });
+                    }
+                }
+            }));
+        }
+        for sender in senders {
+            sender.await;
+        }
+        let all = EACH * 6;
+        let arrive = async {
+            while echoes.load(Ordering::Relaxed) < all {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), arrive)
+            .await
+            .expect("messages were lost");
+        assert_eq!(echoes.load(Ordering::Relaxed), all);
+        for (pair, numbers) in seen.lock().expect("no panic").iter() {
+            assert!(
+                numbers.iter().copied().eq(0..EACH),
+                "{pair:?} out of order or not once"
+            );
+        }
+        let full = current()
+            .node()
+            .cpus()
+            .map(|cpu| cpu.stats().ipi_backlogged.get())
+            .sum::<u64>();
+        assert!(
+            full > 0,
+            "the rings were never full: the test proves nothing"
+        );
+    });
+}
+
+#[test]
+fn busy_cpus_exchange_messages_without_a_doorbell() {
+    hosted::run(2, || async {
+        let stop = Arc::new(AtomicU32::new(0));
+        let spins = [CpuId(0), CpuId(1)].map(|cpu| {
+            let stop = stop.clone();
+            spawn_on(cpu, "spinner", move || async move {
+                while stop.load(Ordering::Relaxed) == 0 {
+                    yield_now().await;
+                }
+            })
+        });
+        assert_eq!(run_on(CpuId(1), |cpu| cpu.id()).await, CpuId(1));
+        let rung = |node: &executor::Node| {
+            node.cpus()
+                .map(|cpu| cpu.stats().doorbells_rung.get())
+                .sum::<u64>()
+        };
+        let before = rung(current().node());
+        for _ in 0..1000 {
+            run_on(CpuId(1), |_| ()).await;
+        }
+        assert_eq!(rung(current().node()), before);
+        assert!(current().stats().doorbells_saved.get() >= 1000);
+        stop.store(1, Ordering::Relaxed);
+        for spin in spins {
+            spin.await;
+        }
+    });
+}
+
+#[test]
+fn a_chain_visits_every_cpu_in_order_and_returns_after_the_last() {
+    hosted::run(4, || async {
+        let visits = Arc::new(Mutex::new(Vec::new()));
+        let local = Arc::new(CpuLocal::new(current().node(), |_| Cell::new(0)));
+        let (log, copies) = (visits.clone(), local.clone());
+        chain(move |cpu| {
+            log.lock().expect("no panic").push(cpu.id().0);
+            copies.with(|copy| copy.set(copy.get() + 1));
+        })
+        .await;
+        assert_eq!(*visits.lock().expect("no panic"), [0, 1, 2, 3]);
+        for cpu in 0..4 {
+            let local = local.clone();
+            assert_eq!(run_on(CpuId(cpu), move |_| local.with(Cell::get)).await, 1);
+        }
+    });
+}
+
+struct Lookup(u32);
+impl Message for Lookup {
+    type Reply = Result<u64, i32>;
+}
+struct Insert(u32, u64);
+impl Message for Insert {
+    type Reply = ();
+}
+
+/// Answers small keys at once and leaves keys from 100 on to its thread.
+#[derive(Default)]
+struct Table {
+    map: RefCell<BTreeMap<u32, u64>>,
+    handled: RefCell<Vec<u32>>,
+}
+
+enum Work {
+    Lookup(Pending<Lookup>),
+    Insert(Pending<Insert>),
+}
+
+impl Server for Table {
+    type Work = Work;
+}
+
+impl Table {
+    fn look(&self, key: u32) -> Result<u64, i32> {
+        self.handled.borrow_mut().push(key);
+        self.map.borrow().get(&key).copied().ok_or(2)
+    }
+}
+
+impl Serve<Lookup> for Table {
+    fn put(&self, message: Lookup) -> Put<Lookup> {
+        assert!(
+            !critical::is_open(),
+            "a handler runs in no critical section"
+        );
+        if message.0 >= 100 {
+            Put::Later(message)
+        } else {
+            Put::Done(self.look(message.0))
+        }
+    }
+    fn queue(pending: Pending<Lookup>) -> Work {
+        Work::Lookup(pending)
+    }
+}
+
+impl Serve<Insert> for Table {
+    fn put(&self, message: Insert) -> Put<Insert> {
+        if message.0 >= 100 {
+            return Put::Later(message);
+        }
+        self.map.borrow_mut().insert(message.0, message.1);
+        Put::Done(())
+    }
+    fn queue(pending: Pending<Insert>) -> Work {
+        Work::Insert(pending)
+    }
+}
+
+fn serve(table: Table) -> PortRef<Table> {
+    let port = Port::new(table);
+    let handle = port.handle();
+    spawn("table", async move {
+        loop {
+            match port.receive().await {
+                Work::Lookup(pending) => {
+                    if let Err(pending) = pending.serve(port.server()) {
+                        yield_now().await;
+                        let key = pending.message().0;
+                        pending.reply(port.server().look(key));
+                    }
+                }
+                Work::Insert(pending) => {
+                    let Insert(key, value) = *pending.message();
+                    port.server().map.borrow_mut().insert(key, value);
+                    pending.reply(());
+                }
+            }
+        }
+    })
+    .detach();
+    handle
+}
+
+#[test]
+fn trap_36_an_inline_call_touches_no_queue_and_makes_no_poll() {
+    hosted::run(1, || async {
+        let port = serve(Table::default());
+        yield_now().await;
+        let (polls, queued) = (current().poll_count(), current().stats().ports_queued.get());
+        port.call(Insert(1, 10)).await;
+        assert_eq!(port.call(Lookup(1)).await, Ok(10));
+        assert!(port.call(Lookup(2)).is_done());
+        assert_eq!(current().poll_count(), polls, "no poll");
+        assert_eq!(current().stats().ports_queued.get(), queued, "no queue");
+        assert_eq!(current().stats().ports_inline.get(), 3);
+    });
+}
+
+#[test]
+fn trap_38_later_is_no_error_and_every_error_is_done() {
+    hosted::run(1, || async {
+        let port = serve(Table::default());
+        yield_now().await;
+        assert_eq!(port.call(Lookup(5)).await, Err(2), "an error is an answer");
+        let call = port.call(Lookup(100));
+        assert!(!call.is_done(), "later is not");
+        assert_eq!(call.await, Err(2));
+        port.call(Insert(100, 1)).await;
+        assert_eq!(port.call(Lookup(100)).await, Ok(1));
+    });
+}
+
+#[test]
+fn messages_of_one_sender_are_handled_in_order_inline_or_queued() {
+    hosted::run(2, || async {
+        let port = serve(Table::default());
+        yield_now().await;
+        // The first is queued, so the second must be too although it could be answered at once.
+        let (first, second) = (port.call(Lookup(100)), port.call(Lookup(1)));
+        assert!(!second.is_done());
+        let _ = (first.await, second.await);
+        let remote = port.clone();
+        spawn_on(CpuId(1), "remote", move || async move {
+            let calls: Vec<_> = (0..400)
+                .map(|n| remote.call(Lookup(n % 2 * 100 + n)))
+                .collect();
+            for call in calls {
+                let _ = call.await;
+            }
+        })
+        .await;
+        let handled = port_log(&port).await;
+        assert_eq!(handled[..2], [100, 1]);
+        assert!(
+            handled[2..]
+                .iter()
+                .copied()
+                .eq((0..400).map(|n| n % 2 * 100 + n))
+        );
+    });
+}
+
+struct Log;
+impl Message for Log {
+    type Reply = Vec<u32>;
+}
+impl Serve<Log> for Table {
+    fn put(&self, _: Log) -> Put<Log> {
+        Put::Done(self.handled.borrow().clone())
+    }
+    fn queue(_: Pending<Log>) -> Work {
+        unreachable!("asked only when the port is idle")
+    }
+}
+
+async fn port_log(port: &PortRef<Table>) -> Vec<u32> {
+    port.call(Log).await
+}
+
+#[test]
+fn a_call_inside_a_critical_section_or_a_token_is_queued() {
+    hosted::run(1, || async {
+        let port = serve(Table::default());
+        yield_now().await;
+        let call = critical::section(|| port.call(Lookup(1)));
+        assert!(!call.is_done());
+        assert_eq!(call.await, Err(2));
+        let token = executor::Token::new("callers");
+        let inside = token.hold(async |_| port.call(Lookup(1)).is_done()).await;
+        assert!(!inside, "a handler runs under no token of its caller");
+    });
+}
+
+/// A server that calls itself: the inner call must be queued, not recurse.
+struct Recursive {
+    own: RefCell<Option<PortRef<Recursive>>>,
+    inner_done: Cell<Option<bool>>,
+}
+struct Enter;
+impl Message for Enter {
+    type Reply = ();
+}
+impl Server for Recursive {
+    type Work = Pending<Enter>;
+}
+impl Serve<Enter> for Recursive {
+    fn put(&self, _: Enter) -> Put<Enter> {
+        if let Some(own) = self.own.take() {
+            self.inner_done.set(Some(own.call(Enter).is_done()));
+        }
+        Put::Done(())
+    }
+    fn queue(pending: Pending<Enter>) -> Pending<Enter> {
+        pending
+    }
+}
+
+#[test]
+fn a_handler_that_calls_its_own_port_is_queued() {
+    hosted::run(1, || async {
+        let port = Port::new(Recursive {
+            own: RefCell::default(),
+            inner_done: Cell::new(None),
+        });
+        *port.server().own.borrow_mut() = Some(port.handle());
+        port.call(Enter).await;
+        assert_eq!(port.server().inner_done.get(), Some(false));
+        assert!(
+            port.try_receive()
+                .expect("the aborted inner call")
+                .is_aborted()
+        );
+    });
+}
+
+#[test]
+fn replies_cross_cpus_exactly_once_and_a_dropped_call_is_an_abort_request() {
+    hosted::run(2, || async {
+        let port = spawn_on(CpuId(1), "maker", || async {
+            let port = Port::new(Table::default());
+            let handle = port.handle();
+            spawn("slow server", async move {
+                loop {
+                    let Work::Lookup(pending) = port.receive().await else {
+                        continue;
+                    };
+                    yield_now().await;
+                    let answer = if pending.is_aborted() {
+                        Err(125)
+                    } else {
+                        Ok(7)
+                    };
+                    pending.reply(answer);
+                }
+            })
+            .detach();
+            handle
+        })
+        .await;
+        assert_eq!(port.cpu(), CpuId(1));
+        for round in 0..3000u32 {
+            let call = port.call(Lookup(100));
+            if round % 3 == 0 {
+                drop(call);
+            } else {
+                assert_eq!(call.await, Ok(7));
+            }
+        }
+    });
+}
+
+#[test]
+fn the_server_dies_on_its_own_cpu_whoever_lets_go_last() {
+    struct Fragile(Rc<()>, CpuId, Arc<AtomicU32>);
+    impl Drop for Fragile {
+        fn drop(&mut self) {
+            assert_eq!((current_cpu(), Rc::strong_count(&self.0)), (self.1, 1));
+            self.2.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    impl Server for Fragile {
+        type Work = ();
+    }
+    let dropped = Arc::new(AtomicU32::new(0));
+    let inner = dropped.clone();
+    hosted::run(2, move || async move {
+        let port = Port::new(Fragile(Rc::new(()), CpuId(0), inner));
+        let handle = port.handle();
+        drop(port);
+        spawn_on(CpuId(1), "last", move || async move { drop(handle) }).await;
+        run_on(CpuId(1), |_| ()).await;
+    });
+    assert_eq!(dropped.load(Ordering::Relaxed), 1);
+}
