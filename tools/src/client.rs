@@ -101,10 +101,10 @@ impl Log {
         self.replies.back().copied()
     }
 
-    /// The first answer after `moment`.
-    pub fn first_reply_after(&self, moment: Instant) -> Option<Reply> {
+    /// Whether an answer came from `port` after `moment`.
+    pub fn answered_since(&self, port: Port, moment: Instant) -> bool {
         let start = self.replies.partition_point(|reply| reply.at <= moment);
-        self.replies.get(start).copied()
+        self.replies.range(start..).any(|reply| reply.from == port)
     }
 
     /// Judges what happened from `start` to `end`, with pings every `interval`.
@@ -238,41 +238,33 @@ impl Pinger {
             port,
             waiting: None,
         };
-        let hardware = EthernetAddress(settings.mac).into();
-        let mut config = Config::new(hardware);
-        config.random_seed = 1;
-        let epoch = Instant::now();
-        let mut interface = Interface::new(config, &mut cable, smoltcp::time::Instant::ZERO);
-        let (address, prefix) = settings.address;
-        interface.update_ip_addrs(|addresses| {
-            // One address always fits.
-            let _ = addresses.push(IpCidr::new(IpAddress::Ipv4(address), prefix));
-        });
+        let interface = new_interface(&settings, &mut cable);
         Pinger {
             cable,
             interface,
             settings,
             log,
-            epoch,
+            epoch: Instant::now(),
         }
     }
 
     fn run(&mut self, stop: &AtomicBool) {
-        let buffer = || {
-            let metadata = vec![icmp::PacketMetadata::EMPTY; 64];
-            icmp::PacketBuffer::new(metadata, vec![0; 64 * 128])
-        };
-        let mut socket = icmp::Socket::new(buffer(), buffer());
-        if socket.bind(icmp::Endpoint::Ident(IDENTIFIER)).is_err() {
-            return;
-        }
         let mut sockets = SocketSet::new(Vec::new());
-        let handle = sockets.add(socket);
+        let mut handle = sockets.add(new_socket());
+        let mut asked = Instant::now();
 
         let mut sequence: u64 = 0;
         let mut next = Instant::now();
         while !stop.load(Ordering::Relaxed) {
             let now = Instant::now();
+            if now.saturating_duration_since(asked) > ASK_AGAIN
+                && self.lock().last_reply().is_none()
+            {
+                self.interface = new_interface(&self.settings, &mut self.cable);
+                sockets.remove(handle);
+                handle = sockets.add(new_socket());
+                asked = now;
+            }
             if now >= next {
                 self.send(sockets.get_mut::<icmp::Socket>(handle), sequence);
                 sequence += 1;
@@ -338,6 +330,32 @@ impl Pinger {
     fn lock(&self) -> MutexGuard<'_, Log> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// smoltcp asks for an unknown MAC address once a second. Until somebody has answered at all we start
+/// it afresh this often, or the first answer would be late by up to that second.
+const ASK_AGAIN: Duration = Duration::from_millis(10);
+
+fn new_interface(settings: &Settings, cable: &mut Cable) -> Interface {
+    let config = Config::new(EthernetAddress(settings.mac).into());
+    let mut interface = Interface::new(config, cable, smoltcp::time::Instant::ZERO);
+    let (address, prefix) = settings.address;
+    interface.update_ip_addrs(|addresses| {
+        // One address always fits.
+        let _ = addresses.push(IpCidr::new(IpAddress::Ipv4(address), prefix));
+    });
+    interface
+}
+
+fn new_socket() -> icmp::Socket<'static> {
+    let buffer = || {
+        let metadata = vec![icmp::PacketMetadata::EMPTY; 64];
+        icmp::PacketBuffer::new(metadata, vec![0; 64 * 128])
+    };
+    let mut socket = icmp::Socket::new(buffer(), buffer());
+    // Binding fails only on a socket that is bound already.
+    let _ = socket.bind(icmp::Endpoint::Ident(IDENTIFIER));
+    socket
 }
 
 /// Our port of the LAN, as smoltcp wants it.

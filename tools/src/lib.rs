@@ -4,6 +4,8 @@
 //! node), [`vm`] (run one), [`lan`] (connect them). Nothing here is part of the kernel.
 #![forbid(unsafe_code)]
 
+pub mod bench;
+pub mod carp;
 pub mod client;
 pub mod command;
 pub mod host;

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tools::command::{boot, build, lan};
+use tools::command::{boot, build, carp, lan};
 use tools::host::Interrupted;
 
 /// Boots Anax, connects its nodes and shows what they do.
@@ -26,6 +26,7 @@ struct CommandLine {
 enum Command {
     Boot(boot::Arguments),
     Build(build::Arguments),
+    Carp(carp::Arguments),
     Lan(lan::Arguments),
 }
 
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     let result = match CommandLine::parse().command {
         Command::Boot(arguments) => boot::run(arguments),
         Command::Build(arguments) => build::run(arguments),
+        Command::Carp(arguments) => carp::run(arguments),
         Command::Lan(arguments) => lan::run(arguments),
     };
     match result {

@@ -183,8 +183,13 @@ impl Vm {
 
     /// Waits for the first prompt; returns the time since QEMU was started.
     pub fn wait_for_prompt(&self, limit: Duration) -> Result<Duration> {
-        let prompt = self.prompt.clone();
-        self.wait_for(&prompt, limit)?;
+        let prompt = &self.prompt;
+        let at_line_start = format!("\n{prompt}");
+        let found =
+            |all: &str| (all.starts_with(prompt) || all.contains(&at_line_start)).then_some(());
+        self.console
+            .wait(0, limit, found)
+            .ok_or_else(|| self.missing(prompt, limit))?;
         Ok(self.started.elapsed())
     }
 
@@ -314,8 +319,7 @@ fn output_of(text: &str, line: &str, prompt: &str) -> Option<String> {
     };
     let body = &after_echo[after_echo.find('\n')? + 1..];
     // The prompt stands at the start of a line; the same words inside a line are output.
-    if let Some(rest) = body.strip_prefix(prompt) {
-        let _ = rest;
+    if body.starts_with(prompt) {
         return Some(String::new());
     }
     let end = body.find(&format!("\n{prompt}"))?;

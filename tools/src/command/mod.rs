@@ -2,4 +2,5 @@
 
 pub mod boot;
 pub mod build;
+pub mod carp;
 pub mod lan;

@@ -1,0 +1,3 @@
+//! The figures: what is measured, beside what, and whether that is good enough.
+
+pub mod report;

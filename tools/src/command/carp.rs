@@ -1,0 +1,217 @@
+//! `carp`: the demonstration, or its figures.
+
+use std::io::{BufRead, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::bench::report;
+use crate::carp::demonstration::{Demonstration, rows, table};
+use crate::carp::machine::Machine;
+use crate::carp::screen::Screen;
+use crate::carp::{Node, Scenario, Watch};
+use crate::client::{Client, Settings};
+use crate::host;
+use crate::kernel;
+use crate::lan::Lan;
+
+const CLIENT_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0xcc];
+
+/// Two VMs and a client on a virtual LAN: watch an address fail over.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Sub-second timers (advbase 0)
+    #[arg(long)]
+    fast: bool,
+    /// Print the figures as JSON, one object a line; the events go to standard error
+    #[arg(long)]
+    json: bool,
+    /// Write everything that passes the LAN to this file (pcapng; one interface per port)
+    #[arg(long, value_name = "FILE")]
+    pcap: Option<PathBuf>,
+    /// Leave both consoles attached at the end
+    #[arg(long)]
+    keep: bool,
+    /// Do all steps this often and print the figures with their limits
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// vCPUs of each node
+    #[arg(short, long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: u32,
+}
+
+/// Does it. Status 0 only if every step ended with one answering master.
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    host::catch_interrupt()?;
+    let mut demonstration = set_up(&arguments)?;
+    let mut runs = Vec::new();
+    for number in 1..=arguments.runs {
+        if arguments.runs > 1 {
+            demonstration
+                .screen
+                .line(&format!("run {number} of {}", arguments.runs));
+            demonstration.reset()?;
+        }
+        runs.push(demonstration.run()?);
+    }
+    demonstration.screen.clear();
+
+    let scenario = demonstration.scenario.clone();
+    if arguments.json || arguments.runs > 1 {
+        report::print(&rows(&scenario, &runs), arguments.json)?;
+    } else {
+        println!();
+        print!("{}", table(&runs[0]));
+    }
+    let problems = runs
+        .iter()
+        .flatten()
+        .filter(|outcome| outcome.problem.is_some())
+        .count();
+    if let Some(path) = &arguments.pcap {
+        eprintln!("anax: packets in {}", path.display());
+    }
+    if arguments.keep {
+        keep(&mut demonstration)?;
+    }
+    if problems > 0 {
+        eprintln!("anax: {problems} steps did not end with one answering master");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The nodes' files live as long as the demonstration.
+struct Stage {
+    demonstration: Demonstration<Machine>,
+    _directory: tempfile::TempDir,
+}
+
+impl std::ops::Deref for Stage {
+    type Target = Demonstration<Machine>;
+
+    fn deref(&self) -> &Demonstration<Machine> {
+        &self.demonstration
+    }
+}
+
+impl std::ops::DerefMut for Stage {
+    fn deref_mut(&mut self) -> &mut Demonstration<Machine> {
+        &mut self.demonstration
+    }
+}
+
+fn set_up(arguments: &Arguments) -> Result<Stage> {
+    let image = kernel::build()?;
+    let scenario = Scenario::new(arguments.fast);
+    let directory = host::socket_directory()?;
+    let lan = Lan::start(directory.path(), arguments.pcap.as_deref())?;
+    let (sender, lines) = mpsc::channel();
+    let mut nodes = Vec::new();
+    for (index, (name, ..)) in scenario.nodes.into_iter().enumerate() {
+        let rc = directory.path().join(format!("{name}.rc"));
+        std::fs::write(&rc, scenario.configuration(index))
+            .with_context(|| format!("cannot write {}", rc.display()))?;
+        let place = (lan.add_port(name)?, lan.socket(name));
+        let files = (image.clone(), rc);
+        let number = index as u8 + 1;
+        nodes.push(Machine::new(
+            name,
+            number,
+            place,
+            files,
+            arguments.cpus,
+            sender.clone(),
+        ));
+    }
+    let settings = Settings {
+        address: (scenario.client, scenario.prefix),
+        mac: CLIENT_MAC,
+        target: scenario.virtual_address,
+        interval: Duration::from_millis(1),
+    };
+    let client = Client::start(lan.attach("client")?, settings)?;
+    let mut screen = Screen::new(arguments.json);
+    screen.line(&format!(
+        "{} fails over between a and b; the client pings it every millisecond",
+        scenario.virtual_address
+    ));
+    let Ok(nodes) = nodes.try_into() else {
+        unreachable!("a scenario has two nodes")
+    };
+    let watch = Watch::new(lines);
+    let demonstration = Demonstration {
+        scenario,
+        lan,
+        client,
+        nodes,
+        watch,
+        screen,
+    };
+    Ok(Stage {
+        demonstration,
+        _directory: directory,
+    })
+}
+
+/// Both consoles, until `quit`: `a ifconfig carp0` types a command at node a.
+fn keep(demonstration: &mut Demonstration<Machine>) -> Result<()> {
+    println!(
+        "\nBoth nodes run on. `a COMMAND` or `b COMMAND` types at a node, `a kill`, `a start`; `quit` ends."
+    );
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    loop {
+        print!("> ");
+        std::io::stdout().flush()?;
+        let line = loop {
+            host::check_interrupt()?;
+            match lines.recv_timeout(Duration::from_millis(100)) {
+                Ok(line) => break line,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+        };
+        let line = line.trim();
+        if line.is_empty() {
+            continue;
+        }
+        if line == "quit" {
+            return Ok(());
+        }
+        let (name, command) = line.split_once(' ').unwrap_or((line, "ifconfig carp0"));
+        let Some(node) = demonstration
+            .nodes
+            .iter_mut()
+            .find(|node| node.name() == name)
+        else {
+            println!("there is `a COMMAND`, `b COMMAND`, `quit`");
+            continue;
+        };
+        let answer = match command {
+            "kill" => {
+                node.kill();
+                Ok(String::new())
+            }
+            "start" => node
+                .start()
+                .and_then(|()| node.wait_until_ready())
+                .map(|()| String::new()),
+            _ => node.command(command),
+        };
+        match answer {
+            Ok(text) => println!("{}", text.trim_end()),
+            Err(error) => println!("{error:#}"),
+        }
+    }
+}
