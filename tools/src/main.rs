@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tools::command::{boot, build, carp, lan};
+use tools::command::{bench, boot, build, carp, iso, lan};
 use tools::host::Interrupted;
 
 /// Boots Anax, connects its nodes and shows what they do.
@@ -27,6 +27,8 @@ enum Command {
     Boot(boot::Arguments),
     Build(build::Arguments),
     Carp(carp::Arguments),
+    Bench(bench::Arguments),
+    Iso(iso::Arguments),
     Lan(lan::Arguments),
 }
 
@@ -35,6 +37,8 @@ fn main() -> ExitCode {
         Command::Boot(arguments) => boot::run(arguments),
         Command::Build(arguments) => build::run(arguments),
         Command::Carp(arguments) => carp::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
+        Command::Iso(arguments) => iso::run(arguments),
         Command::Lan(arguments) => lan::run(arguments),
     };
     match result {

@@ -1,3 +1,5 @@
 //! The figures: what is measured, beside what, and whether that is good enough.
 
+pub mod boot;
+mod linux;
 pub mod report;
