@@ -5,7 +5,9 @@ use crate::{
     trace::{ClassMask, Record},
 };
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use conquer_once::noblock::OnceCell;
 use core::{
+    any::Any,
     future::Future,
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
@@ -20,6 +22,8 @@ pub struct Node {
     watchdog_ns: AtomicU64,
     next_token: AtomicU32,
     next_thread: AtomicU32,
+    /// See [`Node::set_kernel_data`].
+    kernel: OnceCell<Box<dyn Any + Send + Sync>>,
 }
 
 impl Node {
@@ -42,6 +46,7 @@ impl Node {
             trace_mask: AtomicU32::new(0),
             watchdog_ns: AtomicU64::new(0),
             next_token: AtomicU32::new(1),
+            kernel: OnceCell::uninit(),
             next_thread: AtomicU32::new(1),
         });
         for cpu in &node.cpus {
@@ -74,6 +79,22 @@ impl Node {
     #[inline]
     pub fn platform(&self) -> &dyn Platform {
         &*self.platform
+    }
+
+    /// Hangs the kernel's own state on this node, so that code which has nothing but a CPU finds it (a log backend has
+    /// not even that much). Once; false if there was something already.
+    pub fn set_kernel_data(&self, data: Box<dyn Any + Send + Sync>) -> bool {
+        let mut data = Some(data);
+        let _ = self
+            .kernel
+            .try_init_once(|| data.take().expect("initialised once"));
+        data.is_none()
+    }
+
+    /// What [`set_kernel_data`](Self::set_kernel_data) has hung here. Any context: takes no lock.
+    #[inline]
+    pub fn kernel_data(&self) -> Option<&(dyn Any + Send + Sync)> {
+        self.kernel.try_get().ok().map(|data| &**data)
     }
 
     /// Nanoseconds since boot.
@@ -142,6 +163,7 @@ impl Node {
     }
 
     /// Spawns a thread on `cpu` from anywhere, also from outside of every CPU. See [`crate::spawn_on`].
+    #[track_caller]
     pub fn spawn_on<T, F, B>(&self, cpu: CpuId, name: &'static str, build: B) -> JoinHandle<T>
     where
         T: Send + 'static,
