@@ -1,5 +1,239 @@
-//! The console's commands.
+//! The console's commands: one table, and how a line finds its way to it.
+//!
+//! [`Shell`] takes a line apart, finds the [`Command`] and runs it with a [`Context`], which holds
+//! everything a command may touch. Each command's words are read by a pure function in [`syntax`].
+//!
+//! Decision: commands are `async` and run as part of the console's thread. Ctrl-C drops the future,
+//! which is all the cancellation there is: a command must be correct when dropped at any await, as
+//! every future here must.
+
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+use core::fmt;
+
+use executor::Node;
+use executor::trace::ClassMask;
+use futures_util::future::LocalBoxFuture;
+
+use crate::config::Environment;
+use crate::console::line_editor::{Candidates, Complete};
+use crate::console::terminal::Output;
+use crate::log::Dmesg;
+use crate::platform::Machine;
+use crate::services::Services;
+use arguments::{ArgumentError, Arguments};
+use words::{SplitError, nearest, split};
 
 pub mod arguments;
 pub mod syntax;
+pub mod sysctl;
 pub mod words;
+
+mod machine;
+mod text;
+mod threads;
+mod tracing;
+
+/// Everything a command may touch.
+pub struct Context {
+    /// The machine, for its power switch and its facts.
+    pub machine: Arc<dyn Machine>,
+    /// The node, for its CPUs.
+    pub node: Arc<Node>,
+    /// The kernel environment.
+    pub environment: Environment,
+    /// Where output goes.
+    pub output: Output,
+    /// The lines of the log.
+    pub dmesg: Rc<RefCell<Dmesg>>,
+    /// Names and values that can be read and set.
+    pub sysctls: sysctl::Sysctls,
+    /// The running services.
+    pub services: Services,
+    /// What `trace on` without classes means: those that were recorded last.
+    pub last_trace_mask: Cell<ClassMask>,
+}
+
+/// What a command's `run` is.
+pub type Run =
+    for<'a> fn(&'a Context, Arguments<'a>) -> LocalBoxFuture<'a, Result<(), CommandError>>;
+
+/// One command.
+pub struct Command {
+    /// What is typed.
+    pub name: &'static str,
+    /// For `help`: one line.
+    pub summary: &'static str,
+    /// For `help NAME`: the forms it takes, one a line.
+    pub usage: &'static str,
+    /// Words that could follow those typed (the command's name first).
+    pub complete: fn(&Context, &[String]) -> Vec<String>,
+    /// Does it.
+    pub run: Run,
+}
+
+/// Makes a `fn` of [`Run`]'s type from an `async fn`.
+macro_rules! run {
+    ($function:path) => {
+        |context, words| alloc::boxed::Box::pin($function(context, words))
+    };
+}
+use run;
+
+/// For [`Command::complete`]: nothing to offer.
+fn no_words(_: &Context, _: &[String]) -> Vec<String> {
+    Vec::new()
+}
+
+/// Owned copies, for [`Command::complete`].
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| String::from(*word)).collect()
+}
+
+/// All commands, in the order of `help`.
+pub fn all() -> impl Iterator<Item = &'static Command> {
+    [
+        text::COMMANDS,
+        threads::COMMANDS,
+        tracing::COMMANDS,
+        sysctl::COMMANDS,
+        machine::COMMANDS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// The command of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Command> {
+    all().find(|command| command.name == name)
+}
+
+/// Why a command failed. Its `Display` ends the line `<command>: `.
+#[derive(Debug)]
+pub enum CommandError {
+    /// No command of this name; perhaps the one meant.
+    NoSuchCommand(Option<&'static str>),
+    /// A word is wrong.
+    Argument(ArgumentError),
+    /// The node has no such CPU.
+    NoSuchCpu(u16),
+    /// A sysctl cannot be read or set.
+    Sysctl(sysctl::SysctlError),
+    /// `panic` without the word that shows it is meant.
+    NotConfirmed,
+}
+
+impl From<ArgumentError> for CommandError {
+    fn from(error: ArgumentError) -> Self {
+        Self::Argument(error)
+    }
+}
+
+impl From<sysctl::SysctlError> for CommandError {
+    fn from(error: sysctl::SysctlError) -> Self {
+        Self::Sysctl(error)
+    }
+}
+
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSuchCommand(Some(name)) => {
+                write!(f, "no such command; did you mean `{name}`?")
+            }
+            Self::NoSuchCommand(None) => f.write_str("no such command; `help` lists them"),
+            Self::Argument(error) => error.fmt(f),
+            Self::NoSuchCpu(cpu) => write!(f, "no CPU {cpu}; `cpus` lists them"),
+            Self::Sysctl(error) => error.fmt(f),
+            Self::NotConfirmed => f.write_str("stops this kernel; say `panic yes` if you mean it"),
+        }
+    }
+}
+
+/// A line that could not be done: the command's name (empty if the line has none), and why.
+#[derive(Debug)]
+pub enum LineError {
+    /// The line cannot be taken apart.
+    Split(SplitError),
+    /// A command failed.
+    Command(String, CommandError),
+}
+
+impl fmt::Display for LineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Split(error) => error.fmt(f),
+            Self::Command(name, error) => write!(f, "{name}: {error}"),
+        }
+    }
+}
+
+/// Runs lines.
+pub struct Shell {
+    context: Context,
+}
+
+impl Shell {
+    /// A shell with this context.
+    #[must_use]
+    pub fn new(context: Context) -> Self {
+        Self { context }
+    }
+
+    /// What the commands work with.
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Runs the commands of a line one after another. One that fails does not stop the rest; the
+    /// errors come back in order.
+    pub async fn run_line(&self, line: &str) -> Vec<LineError> {
+        let commands = match split(line) {
+            Ok(commands) => commands,
+            Err(error) => return alloc::vec![LineError::Split(error)],
+        };
+        let mut errors = Vec::new();
+        for words in &commands {
+            if let Err(error) = self.run_words(words).await {
+                errors.push(LineError::Command(words[0].clone(), error));
+            }
+        }
+        errors
+    }
+
+    async fn run_words(&self, words: &[String]) -> Result<(), CommandError> {
+        let name = words[0].as_str();
+        let Some(command) = find(name) else {
+            let meant = nearest(name, all().map(|command| command.name));
+            return Err(CommandError::NoSuchCommand(meant));
+        };
+        (command.run)(&self.context, Arguments::new(words)).await
+    }
+}
+
+impl Complete for Shell {
+    fn candidates(&self, before_cursor: &str) -> Candidates {
+        let line_start = before_cursor.rfind(';').map_or(0, |at| at + 1);
+        let typed = &before_cursor[line_start..];
+        let start = typed.rfind([' ', '\t']).map_or(0, |at| at + 1);
+        let Ok(mut commands) = split(&typed[..start]) else {
+            return Candidates::default();
+        };
+        let words = match commands.pop() {
+            None => all().map(|command| String::from(command.name)).collect(),
+            Some(words) => match find(&words[0]) {
+                Some(command) => (command.complete)(&self.context, &words),
+                None => Vec::new(),
+            },
+        };
+        Candidates {
+            start: line_start + start,
+            words,
+        }
+    }
+}

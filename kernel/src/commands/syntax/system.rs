@@ -6,34 +6,22 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use crate::commands::arguments::{ArgumentError, Arguments, parse_number, unknown};
+use executor::trace::record::{Class, ClassMask};
 
-/// The trace classes and their bits in the mask.
-pub const TRACE_CLASSES: [(&str, u32); 9] = [
-    ("sched", 1),
-    ("wake", 2),
-    ("ipi", 4),
-    ("port", 8),
-    ("token", 16),
-    ("irq", 32),
-    ("timer", 64),
-    ("memory", 128),
-    ("user", 256),
-];
-/// All classes.
-pub const ALL_TRACE_CLASSES: u32 = 511;
-const CLASSES: &str =
-    "all, none, a number, or classes: sched,wake,ipi,port,token,irq,timer,memory,user";
+use crate::commands::arguments::{ArgumentError, Arguments, unknown};
+
+const CLASSES: &str = "all, none, or classes joined by commas: sched, wake, ipi, port, token, irq, \
+                       timer, memory, user (-CLASS takes one out)";
 
 /// `trace on [CLASSES] | off | mask [CLASSES] | dump [COUNT] [cpu N] | stat | stream on|off`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trace {
     /// Start recording, with these classes or those set before.
-    On(Option<u32>),
+    On(Option<ClassMask>),
     /// Stop recording.
     Off,
     /// Show the mask, or set it.
-    Mask(Option<u32>),
+    Mask(Option<ClassMask>),
     /// Print the newest records, of all CPUs or of one.
     Dump {
         /// How many records.
@@ -83,38 +71,21 @@ pub fn parse_trace(mut words: Arguments<'_>) -> Result<Trace, ArgumentError> {
     Ok(request)
 }
 
-/// `all`, `none`, a number, or class names joined by commas, as bits of the trace mask. Also the
-/// value of `trace=` on the kernel command line.
+/// Trace classes as `trace on` and the boot word `trace=` name them.
 ///
 /// # Errors
-/// The first class that is none.
-pub fn parse_classes(word: &str) -> Result<u32, ArgumentError> {
-    match word {
-        "all" | "on" => return Ok(ALL_TRACE_CLASSES),
-        "none" => return Ok(0),
-        _ => {}
-    }
-    if let Some(number) = parse_number(word) {
-        let mask = u32::try_from(number)
-            .ok()
-            .filter(|mask| mask & !ALL_TRACE_CLASSES == 0);
-        return mask.ok_or_else(|| unknown(word, CLASSES));
-    }
-    let mut mask = 0;
-    for class in word.split(',') {
-        let known = TRACE_CLASSES.iter().find(|(name, _)| *name == class);
-        mask |= known.ok_or_else(|| unknown(class, CLASSES))?.1;
-    }
-    Ok(mask)
+/// If a word names no class.
+pub fn parse_classes(word: &str) -> Result<ClassMask, ArgumentError> {
+    ClassMask::parse(word).ok_or_else(|| unknown(word, CLASSES))
 }
 
 /// The names of the classes in a mask, joined by commas.
 #[must_use]
-pub fn class_names(mask: u32) -> String {
-    let names: Vec<&str> = TRACE_CLASSES
-        .iter()
-        .filter(|(_, bit)| mask & bit != 0)
-        .map(|(name, _)| *name)
+pub fn class_names(mask: ClassMask) -> String {
+    let names: Vec<&str> = Class::ALL
+        .into_iter()
+        .filter(|class| mask.contains(*class))
+        .map(Class::name)
         .collect();
     if names.is_empty() {
         "none".into()
@@ -183,12 +154,11 @@ mod tests {
         let trace = |line| parse_trace(Arguments::new(&words_of(line)));
         for (line, expected) in [
             ("trace on", Trace::On(None)),
-            ("trace on sched,ipi", Trace::On(Some(5))),
+            ("trace on sched,ipi", Trace::On(Some(ClassMask(5)))),
             ("trace off", Trace::Off),
             ("trace mask", Trace::Mask(None)),
-            ("trace mask all", Trace::Mask(Some(511))),
-            ("trace mask none", Trace::Mask(Some(0))),
-            ("trace mask 0x1f", Trace::Mask(Some(31))),
+            ("trace mask all", Trace::Mask(Some(ClassMask::ALL))),
+            ("trace mask none", Trace::Mask(Some(ClassMask::NONE))),
             (
                 "trace dump",
                 Trace::Dump {
@@ -226,9 +196,8 @@ mod tests {
         for (line, word, remedy) in [
             ("trace", "`trace`", "dump"),
             ("trace frob", "`frob`", "dump"),
-            ("trace on scheds", "`scheds`", "sched,wake"),
-            ("trace on sched,,ipi", "``", "sched,wake"),
-            ("trace mask 512", "`512`", "sched,wake"),
+            ("trace on scheds", "`scheds`", "sched, wake"),
+            ("trace on sched,,ipi", "`sched,,ipi`", "sched, wake"),
             ("trace dump 0", "`0`", "from 1"),
             ("trace dump 5 cpu", "`cpu`", "CPU"),
             ("trace stream", "`stream`", "on or off"),
@@ -244,13 +213,9 @@ mod tests {
 
     #[test]
     fn class_names_and_masks_agree() {
-        for mask in 0..=ALL_TRACE_CLASSES {
+        for mask in (0..=ClassMask::ALL.0).map(ClassMask) {
             assert_eq!(parse_classes(&class_names(mask)), Ok(mask));
         }
-        assert_eq!(
-            TRACE_CLASSES.iter().fold(0, |all, (_, bit)| all | bit),
-            ALL_TRACE_CLASSES
-        );
     }
 
     #[test]

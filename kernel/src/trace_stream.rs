@@ -1,0 +1,258 @@
+//! Sends the trace away while the system runs: rings in, frames out over the trace channel.
+//!
+//! [`TraceStream`] is the switch and the counters; [`run`] is its thread, of low priority, on CPU 0. It
+//! reads every CPU's ring (a reader never disturbs the writer), packs records into frames and writes
+//! them. Names of threads go out when their spawn is seen.
+//!
+//! Decision: while it is off it sleeps on an event and costs nothing; while it is on it looks every
+//! [`PAUSE`]. A ring holds 4,096 records, so nothing is lost below 200,000 records a second and CPU,
+//! and the UART, not the rings, is the limit. What is overwritten before it is read is counted, sent as
+//! "lost before it", and shown by `trace stat`.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
+use alloc::rc::Rc;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+use core::time::Duration;
+
+use executor::trace::stream::Encoder;
+use executor::trace::{Event, Record};
+use executor::{Cpu, CpuId, Event as Signal, Node, run_on, sleep, yield_now};
+
+use crate::platform::Machine;
+
+/// Pause between two looks at the rings.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Pause when the channel takes no more.
+const CHANNEL_PAUSE: Duration = Duration::from_millis(1);
+/// Records read from a ring at a time.
+const BATCH_RECORDS: usize = 128;
+/// Set in a spawn record's small argument by the executor; see [`executor::trace::record::ANNOUNCED`].
+const ANNOUNCED: u8 = executor::trace::record::ANNOUNCED;
+
+/// How far the stream of one CPU is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    next: u64,
+    sent: u64,
+    lost: u64,
+}
+
+/// The switch and the counters of the stream.
+pub struct TraceStream {
+    wanted: Cell<bool>,
+    running: Cell<bool>,
+    changed: Signal,
+    sent_bytes: Cell<u64>,
+    progress: RefCell<Vec<Progress>>,
+}
+
+impl TraceStream {
+    /// A stream that is off.
+    #[must_use]
+    pub fn new(cpu_count: usize) -> Rc<Self> {
+        Rc::new(Self {
+            wanted: Cell::new(false),
+            running: Cell::new(false),
+            changed: Signal::new(),
+            sent_bytes: Cell::new(0),
+            progress: RefCell::new(alloc::vec![Progress::default(); cpu_count]),
+        })
+    }
+
+    /// Starts or stops the stream.
+    pub fn set_running(&self, on: bool) {
+        self.wanted.set(on);
+        self.changed.signal();
+    }
+
+    /// Whether it is sending, or about to.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.wanted.get() || self.running.get()
+    }
+
+    /// Bytes sent since boot.
+    #[must_use]
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.get()
+    }
+
+    /// Records of this CPU that were sent, and that were overwritten before they could be.
+    #[must_use]
+    pub fn progress(&self, cpu: CpuId) -> (u64, u64) {
+        let progress = self.progress.borrow()[cpu.index()];
+        (progress.sent, progress.lost)
+    }
+}
+
+/// The stream's thread.
+pub async fn run(machine: Arc<dyn Machine>, node: Arc<Node>, stream: Rc<TraceStream>, host: &str) {
+    let mut sender = Sender {
+        machine,
+        node,
+        stream,
+        encoder: Box::new(Encoder::new()),
+        batch: alloc::vec![Record::default(); BATCH_RECORDS],
+        named: BTreeSet::new(),
+    };
+    loop {
+        sender.stream.changed.wait().await;
+        if !sender.stream.wanted.get() {
+            continue;
+        }
+        sender.stream.running.set(true);
+        sender.begin(host).await;
+        while sender.stream.wanted.get() {
+            sender.send_new_records().await;
+            sleep(PAUSE).await;
+        }
+        sender.send_new_records().await;
+        sender.end().await;
+        sender.stream.running.set(false);
+    }
+}
+
+struct Sender {
+    machine: Arc<dyn Machine>,
+    node: Arc<Node>,
+    stream: Rc<TraceStream>,
+    encoder: Box<Encoder>,
+    batch: Vec<Record>,
+    /// Threads whose names were sent since HELLO.
+    named: BTreeSet<u32>,
+}
+
+impl Sender {
+    async fn begin(&mut self, host: &str) {
+        self.named.clear();
+        let frame = self
+            .encoder
+            .hello(self.node.cpu_count() as u32, self.node.clock_ns(), host);
+        write_all(&*self.machine, &self.stream, frame).await;
+        for cpu in cpu_ids(&self.node) {
+            let threads = run_on(cpu, announce_threads).await;
+            self.send_names(&threads).await;
+        }
+        for cpu in cpu_ids(&self.node) {
+            self.send_statistics(cpu).await;
+        }
+    }
+
+    async fn end(&mut self) {
+        for cpu in cpu_ids(&self.node) {
+            self.send_statistics(cpu).await;
+        }
+        let frame = self.encoder.end();
+        write_all(&*self.machine, &self.stream, frame).await;
+    }
+
+    async fn send_statistics(&mut self, cpu: CpuId) {
+        let progress = self.stream.progress.borrow()[cpu.index()];
+        let frame = self
+            .encoder
+            .stats(cpu.0 as u8, progress.next, progress.lost);
+        write_all(&*self.machine, &self.stream, frame).await;
+    }
+
+    async fn send_new_records(&mut self) {
+        for cpu in cpu_ids(&self.node) {
+            // What is written while we send waits for the next turn, or we would chase ourselves.
+            let until = self.node.cpu(cpu).trace_ring().written();
+            while self.send_batch(cpu, until).await {}
+        }
+    }
+
+    /// Sends one batch of a CPU's records; false when there are no more below `until`.
+    async fn send_batch(&mut self, cpu: CpuId, until: u64) -> bool {
+        let from = self.stream.progress.borrow()[cpu.index()].next;
+        if from >= until {
+            return false;
+        }
+        let (first, count) = self.node.cpu(cpu).trace_ring().read(from, &mut self.batch);
+        let lost = first - from;
+        if self.batch[..count]
+            .iter()
+            .any(|record| self.names_a_stranger(*record))
+        {
+            let threads = run_on(cpu, Cpu::threads).await;
+            let names = threads
+                .iter()
+                .map(|thread| (thread.id, thread.name, thread.site))
+                .collect();
+            self.send_names(&names).await;
+        }
+        let mut taken_before = 0;
+        let mut lost_before = lost.min(u64::from(u32::MAX)) as u32;
+        while taken_before < count {
+            let mut records = self.batch[taken_before..count].iter().copied();
+            let sequence = first + taken_before as u64;
+            let (frame, taken) =
+                self.encoder
+                    .records(cpu.0 as u8, sequence, lost_before, &mut records);
+            write_all(&*self.machine, &self.stream, frame).await;
+            taken_before += taken;
+            lost_before = 0;
+            yield_now().await;
+        }
+        let mut all = self.stream.progress.borrow_mut();
+        let progress = &mut all[cpu.index()];
+        progress.next = first + count as u64;
+        progress.lost += lost;
+        progress.sent += count as u64;
+        count > 0
+    }
+
+    fn names_a_stranger(&self, record: Record) -> bool {
+        record.event() == Some(Event::ThreadSpawn) && !self.named.contains(&record.arg())
+    }
+
+    async fn send_names(&mut self, names: &ThreadNames) {
+        for (id, name, site) in names {
+            if self.named.insert(*id) {
+                let site = alloc::format!("{}:{}", site.file(), site.line());
+                let frame = self.encoder.name(*id, name, &site);
+                write_all(&*self.machine, &self.stream, frame).await;
+            }
+        }
+    }
+}
+
+type ThreadNames = Vec<(u32, &'static str, &'static core::panic::Location<'static>)>;
+
+/// Writes a spawn record for each thread that is alive, marked as an announcement, so that a stream
+/// that begins late knows them; and returns their names.
+fn announce_threads(cpu: &Cpu) -> ThreadNames {
+    let threads = cpu.threads();
+    for thread in &threads {
+        let small = thread.priority.value() | ANNOUNCED;
+        cpu.record(Event::ThreadSpawn, small, thread.id, thread.id);
+    }
+    threads
+        .iter()
+        .map(|thread| (thread.id, thread.name, thread.site))
+        .collect()
+}
+
+fn cpu_ids(node: &Node) -> impl Iterator<Item = CpuId> + use<> {
+    (0..node.cpu_count() as u16).map(CpuId)
+}
+
+/// Writes a frame, waiting where the channel is full. A machine without a channel takes nothing for
+/// ever: then the frame is given up.
+async fn write_all(machine: &dyn Machine, stream: &TraceStream, mut frame: &[u8]) {
+    let mut patience = 1000;
+    while !frame.is_empty() && patience > 0 {
+        let taken = machine.write_trace(frame);
+        frame = &frame[taken..];
+        stream
+            .sent_bytes
+            .set(stream.sent_bytes.get() + taken as u64);
+        if taken == 0 {
+            patience -= 1;
+            sleep(CHANNEL_PAUSE).await;
+        }
+    }
+}
