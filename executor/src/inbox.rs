@@ -30,6 +30,7 @@ pub(crate) const SENDER_BITS: usize = 60;
 const SENDERS: u64 = OUTSIDE | ((1 << SENDER_BITS) - 1);
 
 /// The bit by which CPU number `sender` announces itself.
+#[cfg(not(loom))]
 #[inline]
 pub(crate) fn sender_bit(sender: usize) -> u64 {
     1 << (sender % SENDER_BITS)

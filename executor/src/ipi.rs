@@ -194,9 +194,10 @@ pub(crate) fn send_wake(target: *const Cpu, thread: ThreadRef) {
             send_wake(owner, thread);
             return;
         }
-        // Before it is scheduled, never after (see mark.rs).
-        thread.mark.clear();
-        cpu.schedule_for(&thread, Some((b as u8, (b >> 8) as u32)));
+        // Cleared before it is scheduled, never after (see mark.rs).
+        thread
+            .mark
+            .clear(|| cpu.schedule_for(&thread, Some((b as u8, (b >> 8) as u32))));
     }
     // SAFETY: the owner of a thread that is not finished is alive; a finished thread's CPU is too, because a node
     // drops its CPUs only after every thread's waker is gone from them.

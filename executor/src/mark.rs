@@ -11,7 +11,7 @@
 //! owner's swap acquires the condition, and the poll that follows sees it. Clearing the mark *after* the poll would
 //! lose exactly that wake. Because there is one message per thread, wakes never flood a ring.
 
-use crate::sync::{AtomicBool, Ordering};
+use crate::sync::{AtomicBool, Fault, Ordering, fault};
 
 /// The mark.
 #[derive(Debug)]
@@ -34,9 +34,15 @@ impl WakeMark {
         !self.0.swap(true, Ordering::AcqRel)
     }
 
-    /// Called by the owner that handles the message, before it schedules the thread.
+    /// Called by the owner that handles the message: clears the mark, then runs `schedule`.
     #[inline]
-    pub fn clear(&self) {
+    pub fn clear(&self, schedule: impl FnOnce()) {
+        if fault(Fault::ClearMarkAfterPoll) {
+            schedule();
+            self.0.swap(false, Ordering::AcqRel);
+            return;
+        }
         self.0.swap(false, Ordering::AcqRel);
+        schedule();
     }
 }

@@ -510,10 +510,10 @@ impl<R> Future for Call<R> {
 
 impl<R> Drop for Call<R> {
     fn drop(&mut self) {
-        if let State::Waiting(slot) = &self.state {
-            if !slot.is_done() {
-                slot.abort();
-            }
+        if let State::Waiting(slot) = &self.state
+            && !slot.is_done()
+        {
+            slot.abort();
         }
     }
 }

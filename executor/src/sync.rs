@@ -7,12 +7,12 @@
 #[cfg(loom)]
 pub(crate) use loom::{
     cell::UnsafeCell,
-    sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
 #[cfg(not(loom))]
 pub(crate) use core::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering,
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence,
 };
 
 /// `core::cell::UnsafeCell` with loom's closure interface, so that loom can see each access.
@@ -56,11 +56,9 @@ impl<T> core::ops::Deref for CachePadded<T> {
 pub enum Fault {
     /// The inbox's owner halts with a plain store instead of a compare-and-swap.
     HaltWithoutCheck = 1,
-    /// The sender sets its bit before the message is in the ring.
-    TellBeforePush,
     /// The ring publishes its tail before the slot is written.
     PublishBeforeWrite,
-    /// A waker clears nothing and the owner forgets to clear the in-flight mark before it schedules.
+    /// The owner clears the in-flight mark after the poll instead of before it.
     ClearMarkAfterPoll,
     /// The reply slot stores DONE without handing over the waker.
     DoneWithoutSwap,

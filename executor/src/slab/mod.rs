@@ -11,11 +11,9 @@
 #[cfg(not(loom))]
 mod heap;
 mod remote;
-#[cfg(not(loom))]
 mod zones;
 
 #[cfg(not(loom))]
 pub use heap::{Heap, HeapStats};
 pub use remote::{FreeNode, RemoteList};
-#[cfg(not(loom))]
 pub use zones::{ZONE_SIZE, ZoneMap};

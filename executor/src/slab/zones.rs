@@ -4,10 +4,8 @@
 //! corrupt: a run of zones over several words is claimed word by word and given back if it meets a used one. Zones
 //! move rarely (a slab keeps its zone), so a scan from a shared hint is fast enough.
 
-use core::{
-    ptr::NonNull,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
-};
+use crate::sync::{AtomicU64, AtomicUsize, Fault, Ordering, fault};
+use core::ptr::NonNull;
 
 /// Bytes in a zone, which is aligned to its size.
 pub const ZONE_SIZE: usize = 64 * 1024;
@@ -119,6 +117,11 @@ impl ZoneMap {
 
     fn claim_one(&self, zone: usize) -> bool {
         let bit = 1 << (zone % 64);
+        if fault(Fault::ClaimWithoutExchange) {
+            let word = self.used[zone / 64].load(Ordering::Acquire);
+            self.used[zone / 64].store(word | bit, Ordering::Release);
+            return word & bit == 0;
+        }
         self.used[zone / 64].fetch_or(bit, Ordering::Acquire) & bit == 0
     }
 
@@ -136,11 +139,14 @@ impl ZoneMap {
         let first = (start.addr().get() - self.base) / ZONE_SIZE;
         self.unclaim(first, first + count);
         self.free.fetch_add(count, Ordering::Relaxed);
-        self.hint.fetch_min(first, Ordering::Relaxed);
+        // A hint: a racing store costs a longer scan, no more.
+        if first < self.hint.load(Ordering::Relaxed) {
+            self.hint.store(first, Ordering::Relaxed);
+        }
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     extern crate std;

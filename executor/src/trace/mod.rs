@@ -5,10 +5,8 @@
 //! [`Ring`] is where a CPU keeps its newest records.
 
 pub mod record;
-#[cfg(not(loom))]
 mod ring;
 pub mod stream;
 
 pub use record::{Class, ClassMask, EndReason, Event, Record};
-#[cfg(not(loom))]
 pub use ring::{Ring, SIZE as RING_SIZE};
