@@ -136,7 +136,7 @@ fn trap_20_no_wake_is_lost_while_a_thread_moves() {
                 }
                 let hop = mine.hops.fetch_add(1, Ordering::Relaxed);
                 mobile
-                    .migrate_to(CpuId(if hop % 2 == 0 { 2 } else { 0 }))
+                    .migrate_to(CpuId(if hop.is_multiple_of(2) { 2 } else { 0 }))
                     .await;
                 let mut registered = false;
                 poll_fn(|context| {
