@@ -42,10 +42,7 @@ const CLOCK_TURNS: u32 = 64;
 pub type InterruptHandler = Rc<dyn Fn()>;
 
 /// One CPU.
-#[repr(C)]
 pub struct Cpu {
-    /// The address of this very struct: the word that the GS base points at (see [`crate::current`]).
-    this: AtomicPtr<Cpu>,
     /// Critical-section depth of whatever runs now. Owner.
     pub(crate) critical: Cell<u32>,
     /// Depth of hard sections (interrupt handlers, IPI functions). Owner.
@@ -130,7 +127,6 @@ pub struct ThreadInfo {
 impl Cpu {
     pub(crate) fn new(id: CpuId, count: usize) -> Self {
         Self {
-            this: AtomicPtr::new(ptr::null_mut()),
             critical: Cell::new(1),
             hard: Cell::new(0),
             pending: AtomicU32::new(0),
@@ -168,8 +164,6 @@ impl Cpu {
     }
 
     pub(crate) fn set_node(&self, node: *const Node) {
-        self.this
-            .store(ptr::from_ref(self).cast_mut(), Ordering::Release);
         self.node.store(node.cast_mut(), Ordering::Release);
     }
 

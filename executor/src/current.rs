@@ -1,7 +1,7 @@
 //! Which CPU is this? The one machine-dependent accessor of the crate.
 //!
-//! On hardware the GS base of each CPU points at a word that holds the address of its [`Cpu`] (the first field of
-//! `Cpu` is such a word). On a host it is a thread-local. A thread of ours never changes CPU during a poll, so the
+//! On hardware the GS base of each CPU points at a block of the platform's, whose first word is this accessor's: null
+//! until the CPU has entered its [`Cpu`]. On a host it is a thread-local. A thread of ours never changes CPU during a poll, so the
 //! answer may be kept until the next await, and no longer.
 
 use crate::Cpu;
@@ -23,11 +23,9 @@ mod machine {
     }
 
     pub(super) unsafe fn set(cpu: *const Cpu) {
-        let base = cpu as u64;
-        // SAFETY: the caller is this CPU; a Cpu begins with its own address, which is what the accessor reads.
+        // SAFETY: the caller is this CPU; the word at its GS base is this accessor's own, and writable.
         unsafe {
-            asm!("wrmsr", in("ecx") 0xc000_0101u32, in("eax") base as u32, in("edx") (base >> 32) as u32,
-                options(nostack, preserves_flags));
+            asm!("mov gs:[0], {}", in(reg) cpu, options(nostack, preserves_flags));
         }
     }
 }
