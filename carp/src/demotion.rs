@@ -3,7 +3,7 @@
 //! [`Demotions`] is a map from name to weight. The BSDs keep one integer that everybody adds to
 //! and subtracts from; a forgotten subtraction demotes a node for ever and nobody can tell who
 //! did it. Setting a named reason twice is the same as once, and the list says who asked.
-//! [`SendHealth`] turns failed sends into such a reason, and takes it back.
+//! `SendHealth` turns failed sends into such a reason, and takes it back.
 //!
 //! Source: OpenBSD `carp_demote`; FreeBSD `carp_send_ad_error`.
 

@@ -2,7 +2,7 @@
 //!
 //! A split brain is CARP's worst outcome and its causes are all silent: another password, another
 //! list of addresses, a filter that eats the group. So each sign is reported with its cause and
-//! its source. [`Reporter`] lets one report per cause through in ten seconds and says how many it
+//! its source. `Reporter` lets one report per cause through in ten seconds and says how many it
 //! held back: a clash of vhids repeats every second, for months.
 
 use core::fmt;

@@ -218,6 +218,16 @@ fn bow_out_of_a_former_master_is_ignored() {
         bench.hear(4, peer(255, 255))[0],
         "BACKUP>MASTER master will time out"
     );
+
+    // The same where the successor is slower than we are, and left in place.
+    let mut bench = Bench::backup(skew(0));
+    let _ = bench.hear(1, old);
+    let _ = bench.hear(2, peer(1, 50));
+    let stale = Peer {
+        timing: Timing::BOW_OUT,
+        ..old
+    };
+    assert_eq!(bench.hear(3, stale), NOTHING);
 }
 
 #[test]

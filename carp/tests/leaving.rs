@@ -94,3 +94,14 @@ fn stopping_a_backup_says_nothing_on_the_wire() {
     assert_eq!(words(&bench.vhid.stop(0)), ["BACKUP>INIT orderly stop"]);
     assert_eq!(words(&bench.vhid.force_backup(0)), NOTHING);
 }
+
+#[test]
+fn other_inputs_do_not_cut_a_departure_short() {
+    let mut bench = Bench::master(skew(0));
+    let _ = bench.vhid.stop(0);
+    assert_eq!(words(&bench.vhid.on_link(MS, Link::Up)), NOTHING);
+    assert_eq!(words(&bench.vhid.set_source(2 * MS, Some(OWN))), NOTHING);
+    assert_eq!(bench.state(), State::Master);
+    assert_eq!(bench.run(1000).len(), 3);
+    assert_eq!(bench.state(), State::Init);
+}

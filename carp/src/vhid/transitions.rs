@@ -1,6 +1,6 @@
 //! How a vhid enters and leaves its states, and what changes with its demotion.
 //!
-//! INIT has one rule, [`Vhid::missing`]: what is not there keeps or puts the vhid there, and every
+//! INIT has one rule, `Vhid::missing`: what is not there keeps or puts the vhid there, and every
 //! input that may have changed an answer asks again. The alternative, a transition per input,
 //! forgets one as soon as two things go down and one comes back.
 //!
