@@ -219,8 +219,12 @@ fn bow_out_of_a_former_master_is_ignored() {
         "BACKUP>MASTER master will time out"
     );
 
-    // The same where the successor is slower than we are, and left in place.
+    // The same where both are slower than we are, and left in place.
     let mut bench = Bench::backup(skew(0));
+    let old = Peer {
+        source: LOWER,
+        ..peer(1, 20)
+    };
     let _ = bench.hear(1, old);
     let _ = bench.hear(2, peer(1, 50));
     let stale = Peer {
