@@ -10,7 +10,9 @@ use core::time::Duration;
 use executor::{Cpu, CpuId, run_on, sleep};
 
 use super::arguments::{Arguments, unknown};
+use super::syntax::system::parse_workload;
 use super::{Command, CommandError, Context, no_words, owned, run};
+use crate::workload;
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {
@@ -41,6 +43,13 @@ pub(super) const COMMANDS: &[Command] = &[
         usage: "uptime",
         complete: no_words,
         run: run!(uptime),
+    },
+    Command {
+        name: "workload",
+        summary: "have every CPU do everything once in a while, for the trace to show",
+        usage: "workload [SECONDS]      (default 3)",
+        complete: no_words,
+        run: run!(exercise),
     },
 ];
 
@@ -266,6 +275,13 @@ async fn uptime(context: &Context, mut words: Arguments<'_>) -> Result<(), Comma
             if cpus == 1 { "" } else { "s" }
         ))
         .await;
+    Ok(())
+}
+
+async fn exercise(context: &Context, words: Arguments<'_>) -> Result<(), CommandError> {
+    let duration = parse_workload(words)?;
+    let report = workload::run(&context.node, duration).await;
+    context.output.line(format_args!("{report}")).await;
     Ok(())
 }
 

@@ -294,13 +294,12 @@ fn tab_completes_commands_and_their_words() {
 fn ps_shows_threads_of_every_cpu() {
     let mut person = Person::boots(3, "", None);
     person.sees_prompt();
-    let node = person.hosted.as_ref().unwrap().node().clone();
-    for cpu in 1..3 {
-        node.spawn_on(executor::CpuId(cpu), "sleeper", || {
-            executor::sleep(PATIENCE)
-        })
-        .detach();
-    }
+    // From CPU 0, where the console is: its messages to a CPU arrive in the order of sending.
+    person.hosted.as_ref().unwrap().block_on(|| async {
+        for cpu in [1, 2].map(executor::CpuId) {
+            executor::spawn_on(cpu, "sleeper", || executor::sleep(PATIENCE)).detach();
+        }
+    });
     let list = person.runs("ps");
     for wanted in [
         "console ",
