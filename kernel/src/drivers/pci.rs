@@ -16,7 +16,7 @@ use pci_types::{CommandRegister, ConfigRegionAccess, HeaderType, PciAddress, Pci
 pub mod access;
 pub mod msix;
 
-pub use msix::{InterruptMessage, MessageRouter, Msix};
+pub use msix::{InterruptLine, InterruptLines, InterruptMessage, Msix};
 
 /// What is wrong with a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub struct MemoryBar {
 
 /// Lists all functions of segment 0 that can be reached from bus 0 through bridges as the firmware
 /// has numbered them, in order of discovery.
-pub fn enumerate(access: &impl ConfigRegionAccess) -> Vec<FunctionInfo> {
+pub fn enumerate(access: &(impl ConfigRegionAccess + ?Sized)) -> Vec<FunctionInfo> {
     let mut found = Vec::new();
     let mut seen = [false; 256];
     let mut buses = Vec::from([0_u8]);
@@ -100,12 +100,15 @@ pub fn enumerate(access: &impl ConfigRegionAccess) -> Vec<FunctionInfo> {
     found
 }
 
-fn is_multifunction(access: &impl ConfigRegionAccess, bus: u8, device: u8) -> bool {
+fn is_multifunction(access: &(impl ConfigRegionAccess + ?Sized), bus: u8, device: u8) -> bool {
     let address = PciAddress::new(0, bus, device, 0);
     identify(access, address).is_some() && PciHeader::new(address).has_multiple_functions(access)
 }
 
-fn identify(access: &impl ConfigRegionAccess, address: PciAddress) -> Option<FunctionInfo> {
+fn identify(
+    access: &(impl ConfigRegionAccess + ?Sized),
+    address: PciAddress,
+) -> Option<FunctionInfo> {
     let header = PciHeader::new(address);
     let (vendor, device) = header.id(access);
     if vendor == u16::MAX {
@@ -120,13 +123,18 @@ fn identify(access: &impl ConfigRegionAccess, address: PciAddress) -> Option<Fun
     })
 }
 
-fn read(access: &impl ConfigRegionAccess, address: PciAddress, offset: u16) -> u32 {
+fn read(access: &(impl ConfigRegionAccess + ?Sized), address: PciAddress, offset: u16) -> u32 {
     // SAFETY: a read of an aligned dword below 4096 has no side effect beyond the device's own;
     // absent functions answer with ones. Callers pass offsets below 256.
     unsafe { access.read(address, offset & 0xffc) }
 }
 
-fn write(access: &impl ConfigRegionAccess, address: PciAddress, offset: u16, value: u32) {
+fn write(
+    access: &(impl ConfigRegionAccess + ?Sized),
+    address: PciAddress,
+    offset: u16,
+    value: u32,
+) {
     // SAFETY: aligned and in range as for `read`. The registers written here (command, BARs,
     // MSI-X control) affect memory only through BARs and messages that this module sets up.
     unsafe { access.write(address, offset & 0xffc, value) }

@@ -1,7 +1,7 @@
 //! MSI-X: interrupts as writes to an address.
 //!
-//! [`Msix`] is a function's vector table. [`MessageRouter`] is the platform's half: it knows which
-//! address and data make the CPU of its choice take an interrupt line. A driver connects the two and
+//! [`Msix`] is a function's vector table. [`InterruptLines`] is the platform's half: it knows which
+//! address and data make a CPU take an interrupt line. A driver connects the two and
 //! learns neither APIC ids nor vector numbers.
 //!
 //! An entry is masked while it changes: a device may send half an address otherwise.
@@ -29,10 +29,19 @@ pub struct InterruptMessage {
     pub data: u32,
 }
 
-/// The platform's knowledge of interrupt messages.
-pub trait MessageRouter {
-    /// The message that raises `line` on the CPU that serves devices, or `None` if it cannot.
-    fn message(&self, line: u8) -> Option<InterruptMessage>;
+/// An interrupt line of the CPU that drives devices, with the message that raises it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterruptLine {
+    /// Where its handler is registered.
+    pub line: u8,
+    /// What a device must send.
+    pub message: InterruptMessage,
+}
+
+/// The platform's supply of interrupt lines.
+pub trait InterruptLines {
+    /// Takes a line of the current CPU for good, or `None` when all are taken.
+    fn take_line(&self) -> Option<InterruptLine>;
 }
 
 /// A function's MSI-X table, enabled, with every entry masked at first.

@@ -5,6 +5,7 @@
 //! step by step ([`take`](FakeDevice::take), [`complete`](FakeDevice::complete)), which places a
 //! completion exactly in the window under test; [`claim`](FakeDevice::claim) writes lies.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -73,9 +74,12 @@ struct State {
     queues: Vec<FakeQueue>,
 }
 
+type InterruptHook = Box<dyn Fn(u16) + Send>;
+
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    hook: Mutex<Option<InterruptHook>>,
 }
 
 /// The device; clones are the same device.
@@ -105,6 +109,7 @@ impl FakeDevice {
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             changed: Condvar::new(),
+            hook: Mutex::new(None),
         });
         Self {
             shared,
@@ -169,6 +174,11 @@ impl FakeDevice {
     /// Sets `NEEDS_RESET`.
     pub(crate) fn fail(&self) {
         self.with(|state| state.status |= Status::NEEDS_RESET);
+    }
+
+    /// Calls `hook` with the queue's number at each interrupt.
+    pub(crate) fn on_interrupt(&self, hook: impl Fn(u16) + Send + 'static) {
+        *self.shared.hook.lock().unwrap() = Some(Box::new(hook));
     }
 
     fn event_idx(&self) -> bool {
@@ -342,6 +352,9 @@ impl FakeDevice {
         });
         if wanted {
             self.shared.changed.notify_all();
+            if let Some(hook) = &*self.shared.hook.lock().unwrap() {
+                hook(queue);
+            }
         }
     }
 

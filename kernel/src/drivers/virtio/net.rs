@@ -2,8 +2,8 @@
 //!
 //! [`VirtioNet`] keeps the receive ring full, hands out received frames in bounded batches
 //! ([`poll_receive`](VirtioNet::poll_receive)), queues frames to send ([`transmit`], then one
-//! [`flush`] for many) and watches the link. It belongs to the CPU its interrupts go to; the tasks
-//! around it are in [`super::super`]'s callers. No thread waits for a transmission: the frame is
+//! [`flush`] for many) and watches the link. It belongs to the CPU its interrupts go to; the threads
+//! around it are in [`crate::drivers::vtnet`]. No thread waits for a transmission: the frame is
 //! copied into the ring's own memory, so the packet is free at once, and transmit interrupts stay
 //! off except while a sender waits for room.
 //!
@@ -116,37 +116,67 @@ pub enum Progress {
     Drained,
 }
 
-/// What happened on a device since it was brought up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NetCounters {
-    /// Frames handed up.
-    pub received_frames: u64,
-    /// Their bytes.
-    pub received_bytes: u64,
-    /// Received and dropped: shorter than header and Ethernet header.
-    pub receive_too_short: u64,
-    /// Received and dropped: no memory for a packet.
-    pub receive_no_memory: u64,
-    /// Frames given to the device.
-    pub transmitted_frames: u64,
-    /// Their bytes.
-    pub transmitted_bytes: u64,
-    /// Not sent: ring full.
-    pub transmit_ring_full: u64,
-    /// Not sent: longer than the MTU allows.
-    pub transmit_too_long: u64,
-    /// Not sent: shorter than an Ethernet header.
-    pub transmit_too_short: u64,
-    /// Not sent: link down.
-    pub transmit_link_down: u64,
-    /// Not sent: the device is broken.
-    pub transmit_broken: u64,
-    /// Times the device broke a queue (each lasts until the device is brought up anew).
-    pub queue_errors: u64,
-    /// Times the link changed.
-    pub link_changes: u64,
-    /// Doorbells rung.
-    pub doorbells: u64,
+/// Defines the counters, their texts, and their order as numbers.
+macro_rules! counters {
+    ($($name:ident: $text:literal;)*) => {
+        /// What happened on a device since it was first brought up.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct NetCounters {
+            $(#[doc = $text] pub $name: u64,)*
+        }
+
+        impl NetCounters {
+            /// How many there are.
+            pub const COUNT: usize = [$($text),*].len();
+
+            /// What each counts, for people.
+            pub const TEXTS: [&'static str; Self::COUNT] = [$($text),*];
+
+            /// The numbers, in the order of [`TEXTS`](Self::TEXTS).
+            pub fn values(&self) -> [u64; Self::COUNT] {
+                [$(self.$name),*]
+            }
+
+            /// The counters with these numbers.
+            pub fn from_values(values: [u64; Self::COUNT]) -> Self {
+                let [$($name),*] = values;
+                Self { $($name),* }
+            }
+        }
+    };
+}
+
+counters! {
+    received_frames: "frames handed up";
+    received_bytes: "bytes handed up";
+    receive_too_short: "received and dropped: shorter than an Ethernet header";
+    receive_no_memory: "received and dropped: no memory for a packet";
+    transmitted_frames: "frames given to the device";
+    transmitted_bytes: "bytes given to the device";
+    transmit_ring_full: "output dropped: ring full";
+    transmit_too_long: "output dropped: longer than the MTU";
+    transmit_too_short: "output dropped: shorter than an Ethernet header";
+    transmit_link_down: "output dropped: link down";
+    transmit_broken: "output dropped: device broken";
+    queue_errors: "times the device broke a queue and had to be brought up anew";
+    link_changes: "times the link changed";
+    doorbells: "doorbells rung";
+}
+
+impl NetCounters {
+    /// Received frames that went no further.
+    pub fn receive_drops(&self) -> u64 {
+        self.receive_too_short + self.receive_no_memory
+    }
+
+    /// Frames that were not sent.
+    pub fn transmit_drops(&self) -> u64 {
+        self.transmit_ring_full
+            + self.transmit_too_long
+            + self.transmit_too_short
+            + self.transmit_link_down
+            + self.transmit_broken
+    }
 }
 
 /// A received frame, still in the device's memory.
@@ -182,6 +212,7 @@ pub struct VirtioNet<T> {
     mac: [u8; 6],
     mtu: u16,
     link_up: bool,
+    needs_reset: bool,
     counters: NetCounters,
 }
 
@@ -228,6 +259,7 @@ impl<T: Transport> VirtioNet<T> {
             mac,
             mtu,
             link_up: true,
+            needs_reset: false,
             counters: NetCounters::default(),
         };
         net.link_up = net.read_link();
@@ -263,9 +295,20 @@ impl<T: Transport> VirtioNet<T> {
         self.counters
     }
 
-    /// What broke the device, if anything: bring it up anew ([`shut_down`](Self::shut_down)).
-    pub fn broken(&self) -> Option<QueueError> {
-        self.receive.broken().or(self.transmit.broken())
+    /// Goes on counting from what the device had counted before it was brought up anew.
+    pub fn set_counters(&mut self, counters: NetCounters) {
+        self.counters = counters;
+    }
+
+    /// Whether a queue is broken or the device has asked for a reset (as of the last
+    /// [`poll_config`](Self::poll_config)): shut it down and bring it up anew.
+    pub fn is_broken(&self) -> bool {
+        self.receive.broken().is_some() || self.transmit.broken().is_some() || self.needs_reset
+    }
+
+    /// Whether a frame must wait for room in the ring. Not so when it would be refused anyway.
+    pub fn is_stalled(&mut self) -> bool {
+        self.free.is_empty() && self.link_up && self.reclaim().is_ok() && self.free.is_empty()
     }
 
     /// Hands at most `budget` received frames to `sink` and gives their buffers back to the device.
@@ -437,6 +480,7 @@ impl<T: Transport> VirtioNet<T> {
 
     /// On a configuration interrupt: reads the link again, and says so if it changed.
     pub fn poll_config(&mut self) -> Option<bool> {
+        self.needs_reset = self.transport.status().contains(Status::NEEDS_RESET);
         let link_up = self.read_link();
         if core::mem::replace(&mut self.link_up, link_up) == link_up {
             return None;
@@ -447,7 +491,7 @@ impl<T: Transport> VirtioNet<T> {
 
     /// A device in need of a reset has no link; one that cannot tell its link has one.
     fn read_link(&self) -> bool {
-        if self.transport.status().contains(Status::NEEDS_RESET) {
+        if self.needs_reset {
             return false;
         }
         if self.features & FEATURE_STATUS == 0 {
