@@ -37,6 +37,16 @@ pub enum Error {
     BadMadtEntry,
 }
 
+impl core::fmt::Display for Error {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::BadRootPointer => "no valid root pointer",
+            Self::NoMadt => "no valid MADT",
+            Self::BadMadtEntry => "a malformed MADT entry",
+        })
+    }
+}
+
 /// Where a fixed hardware register is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Register {

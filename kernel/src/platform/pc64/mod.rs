@@ -1,0 +1,52 @@
+//! Real x86-64 hardware, and the emulators of it.
+//!
+//! `main.rs` is the kernel image; it tells the story of a boot, and each module here is a chapter of it or
+//! a part of the machine that the story puts together ([`machine`]). Everything but the parsing of boot
+//! information needs the hardware, and is built for the target without an operating system only.
+
+pub mod boot_info;
+
+#[cfg(target_os = "none")]
+pub mod clock;
+#[cfg(target_os = "none")]
+pub mod console;
+#[cfg(target_os = "none")]
+pub mod cpus;
+#[cfg(target_os = "none")]
+pub mod devices;
+#[cfg(target_os = "none")]
+pub mod early;
+#[cfg(target_os = "none")]
+mod entry;
+#[cfg(target_os = "none")]
+pub mod features;
+#[cfg(target_os = "none")]
+pub mod firmware;
+#[cfg(target_os = "none")]
+mod fw_cfg;
+#[cfg(target_os = "none")]
+mod hardware;
+#[cfg(target_os = "none")]
+pub mod image;
+#[cfg(target_os = "none")]
+pub mod machine;
+#[cfg(target_os = "none")]
+pub mod memory;
+#[cfg(target_os = "none")]
+pub mod paging;
+#[cfg(target_os = "none")]
+mod panic;
+#[cfg(target_os = "none")]
+pub mod physical;
+#[cfg(target_os = "none")]
+pub mod power;
+#[cfg(target_os = "none")]
+mod segments;
+#[cfg(target_os = "none")]
+pub mod serial;
+#[cfg(target_os = "none")]
+mod stacks;
+#[cfg(target_os = "none")]
+mod traps;
+#[cfg(target_os = "none")]
+pub mod vectors;

@@ -1,0 +1,266 @@
+//! The end: what is printed when the kernel cannot go on, and how the machine is left.
+//!
+//! Message, place, running thread, backtrace, then the last trace records of every CPU, then reboot, halt or
+//! power off as `panic=` on the command line says (a node that reboots comes back; its CARP peer serves
+//! meanwhile). Everything goes out by synchronous writes to COM1 with the other CPUs stopped by NMI: no lock,
+//! no allocation before the trace records, and a panic during the panic cuts the report short instead of
+//! looping.
+
+use super::machine::Pc64;
+use super::traps::TrapFrame;
+use super::{cpus, image, power, stacks};
+use crate::early_println;
+use crate::platform::Machine;
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicU32, Ordering};
+use x86_64::instructions::interrupts;
+use x86_64::registers::control::Cr2;
+
+/// How many trace records are printed in all.
+const TRACE_RECORDS: usize = 64;
+const FRAMES_MAX: usize = 32;
+
+/// 0: no panic. Otherwise how far the reporting has come; see [`begin`].
+static STAGE: AtomicU32 = AtomicU32::new(0);
+const REPORTING: u32 = 1;
+const TRACING: u32 = 2;
+const LEAVING: u32 = 3;
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    begin();
+    print_headline();
+    early_println!("{info}");
+    let frame_pointer: u64;
+    // SAFETY: reads a register.
+    unsafe { core::arch::asm!("mov {}, rbp", out(reg) frame_pointer, options(nomem, nostack)) };
+    print_backtrace(None, frame_pointer);
+    finish()
+}
+
+/// A CPU exception in the kernel: always fatal.
+pub fn exception(frame: &TrapFrame) -> ! {
+    const PAGE_FAULT: u64 = 14;
+    const DOUBLE_FAULT: u64 = 8;
+    begin();
+    print_headline();
+    let name = NAMES
+        .get(frame.vector as usize)
+        .copied()
+        .unwrap_or("reserved exception");
+    early_println!(
+        "{name} (vector {}, error code {:#x}) at {:#x}",
+        frame.vector,
+        frame.error,
+        frame.rip
+    );
+    if matches!(frame.vector, PAGE_FAULT | DOUBLE_FAULT) {
+        let address = Cr2::read_raw();
+        let overflow = if stacks::is_guard(address) {
+            ": a guard page, the stack has overflowed"
+        } else {
+            ""
+        };
+        early_println!("address {address:#018x}{overflow}");
+        if frame.vector == PAGE_FAULT {
+            let what = if frame.error & 16 != 0 {
+                "execute"
+            } else if frame.error & 2 != 0 {
+                "write"
+            } else {
+                "read"
+            };
+            let why = if frame.error & 1 != 0 {
+                "is not allowed there"
+            } else {
+                "nothing is mapped there"
+            };
+            early_println!("{what}: {why}");
+        }
+    }
+    print_registers(frame);
+    print_backtrace(Some(frame.rip), frame.rbp);
+    finish()
+}
+
+/// A non-maskable interrupt: another CPU's panic, or the hardware's.
+pub fn non_maskable(frame: &TrapFrame) {
+    if STAGE.load(Ordering::Acquire) != 0 {
+        power::halt();
+    }
+    early_println!(
+        "non-maskable interrupt at {:#x}: hardware reports a fault; going on",
+        frame.rip
+    );
+}
+
+/// Makes this CPU the one that reports. A second panic on the way goes straight to the next stage; CPUs that
+/// panic at the same time are stopped by the first one's NMI, or stop here.
+fn begin() {
+    interrupts::disable();
+    match STAGE.compare_exchange(0, REPORTING, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => cpus::stop_others(),
+        Err(stage) => {
+            early_println!("\npanic during a panic: the report is cut short");
+            match stage {
+                REPORTING => finish(),
+                TRACING => leave(),
+                _ => power::reboot(None),
+            }
+        }
+    }
+}
+
+fn print_headline() {
+    match executor::try_current() {
+        None => early_println!("\npanic before there were threads"),
+        Some(cpu) => match cpu.running_thread() {
+            Some((id, name, site)) => {
+                early_println!(
+                    "\npanic on {} in thread {id} ({name}, spawned at {site})",
+                    cpu.id()
+                );
+            }
+            None => early_println!("\npanic on {} outside of any thread", cpu.id()),
+        },
+    }
+}
+
+fn print_registers(frame: &TrapFrame) {
+    let TrapFrame {
+        rax,
+        rbx,
+        rcx,
+        rdx,
+        rsi,
+        rdi,
+        rbp,
+        rsp,
+        ..
+    } = frame;
+    let TrapFrame {
+        r8,
+        r9,
+        r10,
+        r11,
+        r12,
+        r13,
+        r14,
+        r15,
+        ..
+    } = frame;
+    early_println!("rax {rax:016x}  rbx {rbx:016x}  rcx {rcx:016x}  rdx {rdx:016x}");
+    early_println!("rsi {rsi:016x}  rdi {rdi:016x}  rbp {rbp:016x}  rsp {rsp:016x}");
+    early_println!("r8  {r8:016x}  r9  {r9:016x}  r10 {r10:016x}  r11 {r11:016x}");
+    early_println!("r12 {r12:016x}  r13 {r13:016x}  r14 {r14:016x}  r15 {r15:016x}");
+    early_println!(
+        "flags {:x}  cs {:x}  ss {:x}",
+        frame.rflags,
+        frame.cs,
+        frame.ss
+    );
+}
+
+/// Follows frame pointers (the image is built with them) as long as they climb within kernel stacks.
+fn print_backtrace(at: Option<u64>, mut frame_pointer: u64) {
+    early_println!(
+        "backtrace (names: addr2line -fie target/x86_64-unknown-none/kernel/anax ADDRESS..):"
+    );
+    if let Some(at) = at {
+        early_println!("  {at:#018x}");
+    }
+    for _ in 0..FRAMES_MAX {
+        let whole = frame_pointer.is_multiple_of(8)
+            && stacks::contains(frame_pointer)
+            && stacks::contains(frame_pointer.wrapping_add(8));
+        if !whole {
+            break;
+        }
+        let frame = core::ptr::with_exposed_provenance::<[u64; 2]>(frame_pointer as usize);
+        // SAFETY: two words of a kernel stack (checked above). Should the stack not be mapped after all,
+        // the fault is a panic during a panic, which has its place.
+        let [caller_frame, return_address] = unsafe { frame.read_volatile() };
+        if !image::is_code(return_address) {
+            break;
+        }
+        // The call is before the return address; so a call that ends a function is not taken for the next.
+        early_println!("  {:#018x}", return_address - 1);
+        if caller_frame <= frame_pointer {
+            break;
+        }
+        frame_pointer = caller_frame;
+    }
+}
+
+fn finish() -> ! {
+    STAGE.store(TRACING, Ordering::Release);
+    if let Some(cpu) = executor::try_current() {
+        let records = cpu.node().last_trace_records(TRACE_RECORDS);
+        if !records.is_empty() {
+            early_println!("the last {} trace records:", records.len());
+        }
+        for (cpu, record) in records {
+            let seconds = record.time_ns / 1_000_000_000;
+            let micros = record.time_ns / 1000 % 1_000_000;
+            let name = record.event().map_or("unknown event", |event| event.name());
+            let (small, thread, arg) = (record.small(), record.thread(), record.arg());
+            early_println!(
+                "  [{seconds:4}.{micros:06}] {cpu} {name} small={small} thread={thread} arg={arg:#x}"
+            );
+        }
+    }
+    leave()
+}
+
+fn leave() -> ! {
+    STAGE.store(LEAVING, Ordering::Release);
+    let Some(machine) = Pc64::get() else {
+        power::halt()
+    };
+    let word = |name: &str| {
+        machine
+            .command_line()
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix(name))
+    };
+    match word("panic=") {
+        Some("halt") => {
+            early_println!("halted");
+            power::halt()
+        }
+        Some("poweroff") => {
+            early_println!("powering off");
+            machine.power_off()
+        }
+        _ => {
+            early_println!("rebooting");
+            machine.reboot()
+        }
+    }
+}
+
+/// Intel SDM volume 3A, table 6-1.
+const NAMES: [&str; 22] = [
+    "divide error",
+    "debug exception",
+    "non-maskable interrupt",
+    "breakpoint",
+    "overflow",
+    "bound range exceeded",
+    "invalid opcode",
+    "device not available",
+    "double fault",
+    "coprocessor overrun",
+    "invalid TSS",
+    "segment not present",
+    "stack fault",
+    "general protection fault",
+    "page fault",
+    "reserved exception",
+    "x87 floating-point error",
+    "alignment check",
+    "machine check",
+    "SIMD floating-point error",
+    "virtualization exception",
+    "control protection exception",
+];
