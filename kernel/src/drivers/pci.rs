@@ -123,6 +123,12 @@ fn identify(
     })
 }
 
+/// Subsystem vendor and id of the function at `address`.
+pub fn subsystem(access: &(impl ConfigRegionAccess + ?Sized), address: PciAddress) -> (u16, u16) {
+    let word = read(access, address, 0x2c);
+    (word as u16, (word >> 16) as u16)
+}
+
 fn read(access: &(impl ConfigRegionAccess + ?Sized), address: PciAddress, offset: u16) -> u32 {
     // SAFETY: a read of an aligned dword below 4096 has no side effect beyond the device's own;
     // absent functions answer with ones. Callers pass offsets below 256.
@@ -145,12 +151,27 @@ fn write(
 pub struct Function<A> {
     access: A,
     address: PciAddress,
+    bars: [Result<MemoryBar, PciError>; 6],
 }
 
 impl<A: ConfigRegionAccess> Function<A> {
-    /// The function at `address`.
-    pub fn new(access: A, address: PciAddress) -> Self {
-        Self { access, address }
+    /// The function at `address`. Sizes its BARs, for which it stops decoding them: nothing of it can
+    /// be accessed before [`enable`](Self::enable).
+    ///
+    /// All BARs are sized at one go, because under an emulator each change of what is decoded
+    /// rebuilds the machine's memory map, the slowest thing a driver's start-up does.
+    pub fn open(access: A, address: PciAddress) -> Self {
+        let mut function = Self {
+            access,
+            address,
+            bars: [Err(PciError::NoMemoryBar(0)); 6],
+        };
+        let decoding = CommandRegister::MEMORY_ENABLE | CommandRegister::IO_ENABLE;
+        function.command(|command| command - decoding);
+        for slot in 0..6 {
+            function.bars[usize::from(slot)] = function.size_bar(slot);
+        }
+        function
     }
 
     /// Where it is.
@@ -165,12 +186,6 @@ impl<A: ConfigRegionAccess> Function<A> {
 
     pub(super) fn write(&self, offset: u16, value: u32) {
         write(&self.access, self.address, offset, value);
-    }
-
-    /// Subsystem vendor and id.
-    pub fn subsystem(&self) -> (u16, u16) {
-        let word = self.read(0x2c);
-        (word as u16, (word >> 16) as u16)
     }
 
     /// Lets it decode memory and read and write ours.
@@ -212,9 +227,14 @@ impl<A: ConfigRegionAccess> Function<A> {
 
     /// The memory BAR in `slot` (and the next one, if it is 64 bits wide).
     pub fn memory_bar(&self, slot: u8) -> Result<MemoryBar, PciError> {
-        if slot >= 6 {
-            return Err(PciError::NoMemoryBar(slot));
-        }
+        *self
+            .bars
+            .get(usize::from(slot))
+            .unwrap_or(&Err(PciError::NoMemoryBar(slot)))
+    }
+
+    /// Sizes a BAR by writing ones into it, with decoding off.
+    fn size_bar(&self, slot: u8) -> Result<MemoryBar, PciError> {
         let register = 0x10 + 4 * u16::from(slot);
         let low = self.read(register);
         let wide = low & 0b110 == 0b100;
@@ -222,27 +242,17 @@ impl<A: ConfigRegionAccess> Function<A> {
             return Err(PciError::NoMemoryBar(slot));
         }
         let high = if wide { self.read(register + 4) } else { 0 };
-
-        // Sizing writes ones into the address: nothing may be decoded there meanwhile.
-        let mut before = CommandRegister::empty();
-        self.command(|command| {
-            before = command;
-            command - (CommandRegister::MEMORY_ENABLE | CommandRegister::IO_ENABLE)
-        });
         let mask_low = self.probe(register, low) & !0xf;
         let mask_high = if wide {
             self.probe(register + 4, high)
         } else {
             u32::MAX
         };
-        self.command(|_| before);
-
         let mask = u64::from(mask_high) << 32 | u64::from(mask_low);
-        let len_bytes = if mask_low == 0 && (!wide || mask_high == 0) {
+        if mask_low == 0 && (!wide || mask_high == 0) {
             return Err(PciError::NoMemoryBar(slot));
-        } else {
-            1 << mask.trailing_zeros()
-        };
+        }
+        let len_bytes = 1 << mask.trailing_zeros();
         let address = u64::from(high) << 32 | u64::from(low & !0xf);
         if address == 0 {
             return Err(PciError::BarUnassigned(slot));

@@ -77,7 +77,7 @@ fn open(
     if kind != net::DEVICE_TYPE && kind != console::DEVICE_TYPE {
         return None;
     }
-    PciTransport::open(&Function::new(access, info.address), kind, hardware)
+    PciTransport::open(&Function::open(access, info.address), kind, hardware)
         .inspect_err(|error| log::warn!("virtio device at {}: {error:?}", info.address))
         .ok()
 }

@@ -5,7 +5,7 @@ use super::*;
 
 fn one(function: FakeFunction) -> Function<FakeBus> {
     let bus = FakeBus::default().with(0, 3, 0, function);
-    Function::new(bus, PciAddress::new(0, 0, 3, 0))
+    Function::open(bus, PciAddress::new(0, 0, 3, 0))
 }
 
 #[test]
@@ -65,13 +65,15 @@ fn capability_lists_that_loop_or_leave_are_errors() {
 }
 
 #[test]
-fn bars_are_sized_with_decoding_off_and_left_as_found() {
+fn bars_are_sized_with_decoding_off_and_keep_their_addresses() {
     let function = one(FakeFunction::new(1, 1)
         .bar(0, 0xfebd_0000, 0x1000, false)
         .bar(2, 0x8_4000_0000, 0x4000, true)
         .bar(4, 0x10_0000_0000, 0x2_0000_0000, true));
+    let bytes = || function.access.function(function.address()).bytes;
+    assert_eq!(bytes()[4], 0, "decodes nothing");
     function.enable();
-    let before = function.access.function(function.address()).bytes;
+    assert_eq!(bytes()[4], 6, "memory and bus master");
     let bar = |slot| {
         function
             .memory_bar(slot)
@@ -82,7 +84,12 @@ fn bars_are_sized_with_decoding_off_and_left_as_found() {
     assert_eq!(bar(4), Ok((0x10_0000_0000, 0x2_0000_0000)));
     assert_eq!(bar(1), Err(PciError::NoMemoryBar(1)));
     assert_eq!(bar(6), Err(PciError::NoMemoryBar(6)));
-    assert_eq!(function.access.function(function.address()).bytes, before);
+    let addresses: Vec<_> = (0..6).map(|slot| function.read(0x10 + 4 * slot)).collect();
+    assert_eq!(
+        addresses,
+        [0xfebd_0000, 0, 0x4000_0004, 8, 4, 0x10],
+        "left as found"
+    );
 
     assert_eq!(function.in_bar(2, 0x3000, 0x1000), Ok(0x8_4000_3000));
     assert_eq!(

@@ -15,7 +15,7 @@ use pci_types::ConfigRegionAccess;
 
 use super::transport::{QueueSetup, ResetProof, Status, Transport, TransportError};
 use crate::drivers::mmio::{MapRegisters, Registers};
-use crate::drivers::pci::{Function, FunctionInfo, InterruptMessage, Msix, PciError};
+use crate::drivers::pci::{self, Function, FunctionInfo, InterruptMessage, Msix, PciError};
 
 const VENDOR: u16 = 0x1af4;
 const VENDOR_CAPABILITY: u8 = 9;
@@ -71,7 +71,7 @@ impl From<PciError> for OpenError {
 /// is in the subsystem id (4.1.2.1).
 pub fn device_type(info: &FunctionInfo, access: impl ConfigRegionAccess) -> Option<u16> {
     match (info.vendor, info.device) {
-        (VENDOR, 0x1000..0x1040) => Some(Function::new(access, info.address).subsystem().1),
+        (VENDOR, 0x1000..0x1040) => Some(pci::subsystem(&access, info.address).1),
         (VENDOR, 0x1040..0x1080) => Some(info.device - 0x1040),
         _ => None,
     }

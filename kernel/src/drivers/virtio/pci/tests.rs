@@ -40,7 +40,7 @@ fn qemu() -> FakeFunction {
 fn open(function: FakeFunction) -> (FakeRegisters, Result<PciTransport, OpenError>) {
     let bus = FakeBus::default().with(0, 3, 0, function);
     let registers = FakeRegisters::default();
-    let function = Function::new(bus, PciAddress::new(0, 0, 3, 0));
+    let function = Function::open(bus, PciAddress::new(0, 0, 3, 0));
     let transport = PciTransport::open(&function, 1, &registers);
     (registers, transport)
 }
