@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tools::command::{bench, boot, build, carp, iso, lan};
+use tools::command::{bench, boot, build, carp, iso, lan, test};
 use tools::host::Interrupted;
 
 /// Boots Anax, connects its nodes and shows what they do.
@@ -30,6 +30,7 @@ enum Command {
     Bench(bench::Arguments),
     Iso(iso::Arguments),
     Lan(lan::Arguments),
+    Test(test::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Carp(arguments) => carp::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::Iso(arguments) => iso::run(arguments),
+        Command::Test(arguments) => test::run(arguments),
         Command::Lan(arguments) => lan::run(arguments),
     };
     match result {

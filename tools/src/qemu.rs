@@ -92,6 +92,8 @@ pub struct Guest {
     pub serial: String,
     /// Where the second serial port (the trace) goes, in QEMU's words.
     pub trace_serial: Option<String>,
+    /// The network namespace QEMU runs in (`ip netns`); needs root.
+    pub inside: Option<String>,
     /// Further arguments, given as they are.
     pub extra: Vec<String>,
 }
@@ -110,6 +112,7 @@ impl Default for Guest {
             networks: Vec::new(),
             serial: "stdio".to_owned(),
             trace_serial: None,
+            inside: None,
             extra: Vec::new(),
         }
     }
@@ -118,8 +121,15 @@ impl Default for Guest {
 impl Guest {
     /// The QEMU process, not yet started. It ends on the guest's power-off and on its reset.
     pub fn command(&self) -> Result<Command> {
-        let mut command =
-            Command::new(host::need_program("qemu-system-x86_64", "qemu-system-x86")?);
+        let qemu = host::need_program("qemu-system-x86_64", "qemu-system-x86")?;
+        let mut command = match &self.inside {
+            None => Command::new(qemu),
+            Some(namespace) => {
+                let mut ip = Command::new(host::need_program("ip", "iproute2")?);
+                ip.args(["netns", "exec", namespace]).arg(qemu);
+                ip
+            }
+        };
         command.args(["-machine", self.machine.argument()]);
         command.args(["-accel", Accelerator::choose().argument(), "-cpu", "max"]);
         command.args([

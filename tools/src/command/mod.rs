@@ -6,3 +6,4 @@ pub mod build;
 pub mod carp;
 pub mod iso;
 pub mod lan;
+pub mod test;

@@ -1,0 +1,392 @@
+//! `test`: everything there is, in the order in which it fails fastest, and one line that counts.
+//!
+//! Checks, tests of the crates on the host, the models of the lock-free parts, then whole systems.
+//! A test that cannot run here says `SKIPPED: why` and passes; the test runner would hide that, so
+//! we ask it for the output of passing tests, show it to nobody, and count those lines.
+
+use std::env;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::host;
+use crate::kernel;
+
+/// The parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// rustfmt
+    Format,
+    /// clippy, on the host's crates and on the kernel
+    Lint,
+    /// The kernel builds for hardware
+    Kernel,
+    /// Tests of the crates, on the host
+    Host,
+    /// loom models of the lock-free parts
+    Models,
+    /// Whole systems under QEMU
+    System,
+}
+
+/// Run every test there is; the last line counts them.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Only these parts
+    #[arg(long = "only", value_name = "PART")]
+    parts: Vec<Part>,
+    /// Only tests whose names contain this
+    filter: Option<String>,
+    /// Show the names of passing tests too
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+/// What a part came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+}
+
+impl Tally {
+    const PASSED: Tally = Tally {
+        passed: 1,
+        failed: 0,
+        skipped: 0,
+    };
+    const FAILED: Tally = Tally {
+        passed: 0,
+        failed: 1,
+        skipped: 0,
+    };
+    const SKIPPED: Tally = Tally {
+        passed: 0,
+        failed: 0,
+        skipped: 1,
+    };
+
+    fn add(&mut self, other: Tally) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+/// Does it. Status 0 only if nothing failed.
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    let parts = match &arguments.parts[..] {
+        [] => Part::value_variants(),
+        some => some,
+    };
+    let start = Instant::now();
+    let mut total = Tally::default();
+    for part in parts {
+        let began = Instant::now();
+        let tally = run_part(*part, &arguments)?;
+        let name = format!("{part:?}").to_lowercase();
+        let Tally {
+            passed,
+            failed,
+            skipped,
+        } = tally;
+        let seconds = began.elapsed().as_secs_f64();
+        println!(
+            "{name:<8}{passed:>5} passed {failed:>3} failed {skipped:>3} skipped {seconds:>7.1} s"
+        );
+        total.add(tally);
+    }
+    let Tally {
+        passed,
+        failed,
+        skipped,
+    } = total;
+    println!("in {:.0} s", start.elapsed().as_secs_f64());
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn run_part(part: Part, arguments: &Arguments) -> Result<Tally> {
+    match part {
+        Part::Format => check(cargo(&["fmt", "--all", "--check"])),
+        Part::Lint => {
+            let host = [
+                "clippy",
+                "--quiet",
+                "--locked",
+                "--workspace",
+                "--all-targets",
+                "--",
+                "-D",
+                "warnings",
+            ];
+            let mut tally = check(cargo(&host))?;
+            tally.add(lint_kernel()?);
+            Ok(tally)
+        }
+        Part::Kernel => match kernel::build() {
+            Ok(_) => Ok(Tally::PASSED),
+            Err(error) => {
+                println!("{error:#}");
+                Ok(Tally::FAILED)
+            }
+        },
+        Part::Host => tests(
+            cargo(&[
+                "test",
+                "--quiet",
+                "--locked",
+                "--workspace",
+                "--exclude",
+                "tests",
+            ]),
+            arguments,
+        ),
+        Part::Models => {
+            let mut command = cargo(&[
+                "test",
+                "--quiet",
+                "--locked",
+                "--release",
+                "-p",
+                "executor",
+                "--test",
+                "loom",
+            ]);
+            command.env("RUSTFLAGS", "--cfg loom");
+            // Other flags, other artefacts: kept apart so that neither build throws out the other.
+            command.env("CARGO_TARGET_DIR", host::target_directory().join("loom"));
+            tests(command, arguments)
+        }
+        Part::System => {
+            if kernel::build().is_err() {
+                println!("no kernel, no system tests");
+                return Ok(Tally::FAILED);
+            }
+            let mut command = cargo(&["test", "--quiet", "--locked", "--release", "-p", "tests"]);
+            command
+                .env("ANAX_KERNEL", kernel::path())
+                .env("ANAX_PROGRAM", env::current_exe()?);
+            tests(command, arguments)
+        }
+    }
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env::var_os("ANAX_CARGO").unwrap_or("cargo".into()));
+    command
+        .args(arguments)
+        .current_dir(host::checkout())
+        .stdin(Stdio::null());
+    command
+}
+
+/// The kernel's own code is compiled for its target alone, so it is linted there; that needs the
+/// target's library as rustup ships it.
+fn lint_kernel() -> Result<Tally> {
+    if env::var("ANAX_KERNEL_STD").is_ok_and(|std| std == "build") {
+        println!(
+            "SKIPPED: clippy on the kernel needs rustup's {}",
+            kernel::TARGET
+        );
+        return Ok(Tally::SKIPPED);
+    }
+    let mut command = cargo(&["clippy", "--quiet", "--locked", "--target", kernel::TARGET]);
+    command.args([
+        "-p",
+        "kernel",
+        "--lib",
+        "--bins",
+        "--features",
+        "pc64",
+        "--",
+        "-D",
+        "warnings",
+    ]);
+    check(command)
+}
+
+/// A check is one test: its exit status.
+fn check(mut command: Command) -> Result<Tally> {
+    let word = command
+        .get_args()
+        .next()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let there = cargo(&[&word, "--version"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    if !there.is_ok_and(|status| status.success()) {
+        println!("SKIPPED: there is no cargo {word} here");
+        return Ok(Tally::SKIPPED);
+    }
+    let status = command
+        .status()
+        .context("cannot run cargo; start this by ./run.sh")?;
+    Ok(if status.success() {
+        Tally::PASSED
+    } else {
+        Tally::FAILED
+    })
+}
+
+/// Runs test programs, shows what matters of their output, and counts.
+fn tests(mut command: Command, arguments: &Arguments) -> Result<Tally> {
+    command.args(["--no-fail-fast", "--"]);
+    command.args(&arguments.filter);
+    command.args(["--show-output", "--format", "pretty"]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run cargo; start this by ./run.sh")?;
+    let mut reader = Reader::default();
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).lines() {
+            let line = line?;
+            if reader.read(&line) || arguments.verbose {
+                println!("{line}");
+            }
+        }
+    }
+    let status = child.wait()?;
+    let mut tally = reader.tally();
+    // It did not build, or a test program died before it could count.
+    if !status.success() && tally.failed == 0 {
+        tally.failed = 1;
+    }
+    Ok(tally)
+}
+
+/// Understands the output of Rust's test runner.
+#[derive(Default)]
+struct Reader {
+    tally: Tally,
+    /// Tests that passed by saying that they cannot run.
+    said_skipped: u32,
+    in_successes: bool,
+    test: String,
+}
+
+impl Reader {
+    /// The count so far.
+    fn tally(&self) -> Tally {
+        let Tally {
+            passed,
+            failed,
+            skipped,
+        } = self.tally;
+        let said = self.said_skipped;
+        Tally {
+            passed: passed.saturating_sub(said),
+            failed,
+            skipped: skipped + said,
+        }
+    }
+
+    /// Takes a line; whether a person wants to see it.
+    fn read(&mut self, line: &str) -> bool {
+        match line {
+            "successes:" => self.in_successes = true,
+            "failures:" => self.in_successes = false,
+            _ => {}
+        }
+        if let Some(test) = line
+            .strip_prefix("---- ")
+            .and_then(|l| l.strip_suffix(" stdout ----"))
+        {
+            self.test = test.to_owned();
+        }
+        if let Some(why) = line.trim_start().strip_prefix("SKIPPED: ")
+            && self.in_successes
+        {
+            self.said_skipped += 1;
+            println!("SKIPPED: {}: {why}", self.test);
+            return false;
+        }
+        if let Some(counts) = line.strip_prefix("test result: ") {
+            self.in_successes = false;
+            let count = |word: &str| -> u32 {
+                let mut words = counts
+                    .split([' ', ';', '.'])
+                    .filter(|word| !word.is_empty());
+                let mut last = "";
+                words
+                    .find_map(|current| {
+                        let found = (current == word).then(|| last.parse().unwrap_or(0));
+                        last = current;
+                        found
+                    })
+                    .unwrap_or(0)
+            };
+            self.tally.add(Tally {
+                passed: count("passed"),
+                failed: count("failed"),
+                skipped: count("ignored"),
+            });
+            return count("failed") > 0;
+        }
+        let noise = line.is_empty()
+            || line.starts_with("running ")
+            || (line.starts_with("test ") && !line.ends_with("FAILED"));
+        !self.in_successes && !noise
+    }
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    const OUTPUT: &str = "\
+running 4 tests
+test one ... ok
+test two ... ok
+test three ... FAILED
+test four ... ignored
+
+successes:
+
+---- two stdout ----
+SKIPPED: no root
+chatter
+
+failures:
+
+---- three stdout ----
+it broke
+
+test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s
+";
+
+    #[test]
+    fn results_are_counted_and_only_failures_are_shown() {
+        let mut reader = Reader::default();
+        let shown: Vec<&str> = OUTPUT.lines().filter(|line| reader.read(line)).collect();
+        assert_eq!(
+            reader.tally(),
+            Tally {
+                passed: 1,
+                failed: 1,
+                skipped: 2
+            }
+        );
+        let text = shown.join("\n");
+        assert!(
+            text.contains("test three ... FAILED") && text.contains("it broke"),
+            "{text}"
+        );
+        assert!(
+            !text.contains("chatter") && !text.contains("test one"),
+            "{text}"
+        );
+    }
+}
