@@ -216,6 +216,11 @@ impl<H: Hardware> LocalApic<H> {
         self.write(INITIAL_COUNT, u32::MAX);
     }
 
+    /// Lets the timer, counting or not, interrupt when it runs out.
+    pub fn unmask_timer(&self) {
+        self.write(LVT_TIMER, self.read(LVT_TIMER) & !MASKED);
+    }
+
     /// Ticks since [`Self::start_counting`].
     #[inline]
     pub fn counted(&self) -> u32 {

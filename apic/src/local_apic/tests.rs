@@ -253,4 +253,6 @@ fn counting_masks_the_interrupt_and_measures_downwards() {
     assert_eq!(fake.registers.borrow()[&0x320], 1 << 16 | 0xf1);
     fake.registers.borrow_mut().insert(0x390, u32::MAX - 77);
     assert_eq!(apic.counted(), 77);
+    apic.unmask_timer();
+    assert_eq!(fake.registers.borrow()[&0x320], 0xf1);
 }

@@ -31,6 +31,9 @@ use x86_64::registers::model_specific::GsBase;
 
 /// Who has not signed the roster by then is left out.
 const PATIENCE_NS: u64 = 2_000_000_000;
+/// Polls of the roster before the boot processor sleeps for it, where there may be fewer cores than CPUs and
+/// the one that spins keeps others from coming. A fraction of a millisecond.
+const POLLS_BEFORE_SLEEP: u32 = 10_000;
 /// Polls of the roster between two looks at the clock, which may cost a trip to the emulator.
 const POLLS_PER_LOOK: u32 = 4096;
 const LOW_PAGE: u64 = 4096;
@@ -73,6 +76,7 @@ static BRING_UP: OnceCell<BringUp> = OnceCell::uninit();
 struct BringUp {
     features: &'static Features,
     apic: &'static Apic,
+    boot_apic_id: u32,
     segments: Vec<&'static Segments>,
     blocks: Vec<CpuBlock>,
     roster: Roster,
@@ -111,6 +115,7 @@ pub fn start(
     entered_tsc: u64,
     limit: usize,
 ) -> Result<Outcome, OutOfMemory> {
+    power::mask_legacy_interrupts();
     apic_of_this_cpu(apic);
     let ids = order(&firmware.processors, apic.id(), limit);
     let stacks: Option<Vec<Stacks>> = ids
@@ -125,6 +130,7 @@ pub fn start(
     let bring_up = BRING_UP.get_or_init(|| BringUp {
         features,
         apic,
+        boot_apic_id: ids[0],
         segments: stacks.iter().map(Segments::new).collect(),
         blocks: ids.iter().map(|_| CpuBlock::default()).collect(),
         roster: Roster::new(ids.len()),
@@ -234,6 +240,10 @@ extern "C" fn application_processor(slot: usize) -> ! {
     if !bring_up.roster.arrive(slot) {
         power::halt();
     }
+    if bring_up.roster.complete() {
+        // The last one wakes the boot processor, which may sleep for us.
+        bring_up.apic.send(bring_up.boot_apic_id, DOORBELL);
+    }
     loop {
         interrupts::disable();
         if let (Ok(node), Some(machine)) = (bring_up.node.try_get(), Pc64::get()) {
@@ -280,21 +290,35 @@ fn compare_tsc(bring_up: &BringUp, slot: usize) {
 
 fn wait_for_all(bring_up: &BringUp, measurement: &Measurement<'_>) {
     let began_ns = measurement.elapsed_ns();
+    let patient = || measurement.elapsed_ns() - began_ns < PATIENCE_NS;
     let mut polls = 0;
-    loop {
+    while !bring_up.roster.complete() {
         bring_up.boot_tsc.store(clock::tsc(), Ordering::Release);
-        if bring_up.roster.complete() {
+        polls += 1;
+        if polls >= POLLS_BEFORE_SLEEP && bring_up.features.emulated_apic() {
+            sleep_for_all(bring_up, patient);
             break;
         }
-        polls += 1;
-        if polls % POLLS_PER_LOOK == 0 && measurement.elapsed_ns() - began_ns > PATIENCE_NS {
+        if polls.is_multiple_of(POLLS_PER_LOOK) && !patient() {
             break;
         }
     }
-    // And whoever arrived must not be ahead of us now.
+    // Whoever arrived must not be ahead of us now.
     for arrival in &bring_up.arrival_tsc {
         let ahead = arrival.load(Ordering::Acquire).saturating_sub(clock::tsc());
         bring_up.disagreement.fetch_max(ahead, Ordering::Relaxed);
+    }
+}
+
+/// Sleeps until the last CPU rings, or the APIC timer that the measurement counts with runs out, at 4.3 s.
+fn sleep_for_all(bring_up: &BringUp, patient: impl Fn() -> bool) {
+    bring_up.apic.unmask_timer();
+    loop {
+        interrupts::disable();
+        if bring_up.roster.complete() || !patient() {
+            break;
+        }
+        interrupts::enable_and_hlt();
     }
 }
 

@@ -73,7 +73,7 @@ pub struct Pc64 {
 }
 
 impl Pc64 {
-    /// Puts the parts together, masks the old interrupt controllers, and makes it the machine.
+    /// Puts the parts together and makes it the machine.
     pub fn install(
         boot: BootInfo,
         memory: Summary,
@@ -83,7 +83,6 @@ impl Pc64 {
         started: cpus::Outcome,
         console: Console,
     ) -> &'static Pc64 {
-        power::mask_legacy_interrupts();
         let chip = |entry: &apic::tables::IoApicEntry| {
             let page = super::paging::map_device(entry.address..entry.address + 4096)?;
             // SAFETY: the MADT says that an I/O APIC is there; the boot CPU alone uses it.
