@@ -210,8 +210,18 @@ mod tests {
         assert_eq!(Ipv4Prefix::DEFAULT.netmask(), Ipv4Addr::UNSPECIFIED);
         let host: Ipv4Prefix = "10.0.0.1".parse().unwrap();
         assert_eq!((host.length(), host.broadcast()), (32, None));
-        assert_eq!("10.0.0.1/31".parse::<Ipv4Prefix>().unwrap().broadcast(), None);
-        for bad in ["", "10.0.0.1/33", "10.0.0/8", "10.0.0.1/", "10.0.0.1/-1", "x/8"] {
+        assert_eq!(
+            "10.0.0.1/31".parse::<Ipv4Prefix>().unwrap().broadcast(),
+            None
+        );
+        for bad in [
+            "",
+            "10.0.0.1/33",
+            "10.0.0/8",
+            "10.0.0.1/",
+            "10.0.0.1/-1",
+            "x/8",
+        ] {
             assert_eq!(bad.parse::<Ipv4Prefix>(), Err(BadPrefix), "{bad}");
         }
     }

@@ -48,6 +48,9 @@ pub const SOCKETS: usize = 4096;
 /// Static routes a node may have.
 pub const ROUTES: usize = 256;
 
+/// Interfaces a node may have, `lo0` included.
+pub const INTERFACES: usize = 32;
+
 /// Addresses, virtual addresses or groups one interface may have, each.
 pub const ADDRESSES: usize = 64;
 

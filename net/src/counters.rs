@@ -182,6 +182,19 @@ impl DropReason {
     }
 }
 
+impl core::fmt::Display for DropReason {
+    /// The reason alone, for messages: `no route`.
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        formatter.write_str(
+            self.text()
+                .split_once(": ")
+                .map_or(self.text(), |(_, reason)| reason),
+        )
+    }
+}
+
+impl core::error::Error for DropReason {}
+
 /// The counters of one CPU.
 #[derive(Clone, Debug)]
 pub struct Counters {

@@ -25,7 +25,10 @@ impl CpuStack {
         interface: InterfaceIndex,
         mut packet: Packet,
     ) -> Result<(u16, CpuMessage), DropReason> {
-        let config = self.tables.interface(interface).ok_or(DropReason::FrameInterfaceDown)?;
+        let config = self
+            .tables
+            .interface(interface)
+            .ok_or(DropReason::FrameInterfaceDown)?;
         let own_mac = config.mac.ok_or(DropReason::FrameInterfaceDown)?;
         if !config.up {
             return Err(DropReason::FrameInterfaceDown);
@@ -51,7 +54,10 @@ impl CpuStack {
             return Err(DropReason::FrameOwnSource);
         }
         if !frame.destination_mac.is_group() && frame.destination_mac != own_mac {
-            match self.tables.virtual_mac_state(interface, frame.destination_mac) {
+            match self
+                .tables
+                .virtual_mac_state(interface, frame.destination_mac)
+            {
                 Some(true) => {}
                 Some(false) => return Err(DropReason::FrameVirtualBackup),
                 None => return Err(DropReason::FrameNotForUs),
@@ -77,7 +83,10 @@ impl CpuStack {
         destination: MacAddress,
         packet: Packet,
     ) -> Result<(), DropReason> {
-        let config = self.tables.interface(interface).ok_or(DropReason::SendInterfaceDown)?;
+        let config = self
+            .tables
+            .interface(interface)
+            .ok_or(DropReason::SendInterfaceDown)?;
         if !config.up {
             return Err(DropReason::SendInterfaceDown);
         }
@@ -89,7 +98,9 @@ impl CpuStack {
         }
         let needed = ETHERNET_HEADER_BYTES + config::DRIVER_HEADROOM_BYTES;
         let mut packet = ensure_headroom(packet, needed)?;
-        let header = packet.prepend(ETHERNET_HEADER_BYTES).ok_or(DropReason::SendNoMemory)?;
+        let header = packet
+            .prepend(ETHERNET_HEADER_BYTES)
+            .ok_or(DropReason::SendNoMemory)?;
         let mut view = EthernetFrame::new_unchecked(header);
         view.set_dst_addr(destination.into());
         view.set_src_addr(source.into());

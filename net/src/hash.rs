@@ -41,9 +41,7 @@ impl Flow {
             Flow::Tcp {
                 source,
                 destination,
-            } => {
-                toeplitz(fold(source.0) ^ fold(destination.0) ^ source.1 ^ destination.1)
-            }
+            } => toeplitz(fold(source.0) ^ fold(destination.0) ^ source.1 ^ destination.1),
             Flow::Addresses {
                 source,
                 destination,

@@ -9,8 +9,9 @@ fn reference(key: &[u8], input: &[u8]) -> u32 {
     let mut hash = 0;
     for position in 0..input.len() * 8 {
         if (input[position / 8] >> (7 - position % 8)) & 1 == 1 {
-            let window =
-                (0..32).fold(0u32, |bits, i| (bits << 1) | u32::from(key_bit(position + i)));
+            let window = (0..32).fold(0u32, |bits, i| {
+                (bits << 1) | u32::from(key_bit(position + i))
+            });
             hash ^= window;
         }
     }
@@ -36,10 +37,38 @@ fn end(text: &str) -> (Ipv4Addr, u16) {
 /// Flow, hash with ports, hash of addresses, CPU of a TCP and of a UDP flow out of 4, 8 and 12.
 type Vector = (&'static str, &'static str, u16, u16, [u16; 3], [u16; 3]);
 const VECTORS: [Vector; 4] = [
-    ("66.9.149.187:2794", "161.142.100.80:1766", 0x9fcc, 0x0a59, [0, 4, 4], [1, 1, 5]),
-    ("199.92.111.2:14230", "65.69.140.83:4739", 0x60d7, 0x7ba9, [3, 7, 3], [1, 1, 5]),
-    ("10.0.0.1:12345", "10.0.0.2:80", 0x3f56, 0xadfb, [2, 6, 2], [3, 3, 3]),
-    ("10.0.0.1:12346", "10.0.0.2:80", 0x92ad, 0xadfb, [1, 5, 9], [3, 3, 3]),
+    (
+        "66.9.149.187:2794",
+        "161.142.100.80:1766",
+        0x9fcc,
+        0x0a59,
+        [0, 4, 4],
+        [1, 1, 5],
+    ),
+    (
+        "199.92.111.2:14230",
+        "65.69.140.83:4739",
+        0x60d7,
+        0x7ba9,
+        [3, 7, 3],
+        [1, 1, 5],
+    ),
+    (
+        "10.0.0.1:12345",
+        "10.0.0.2:80",
+        0x3f56,
+        0xadfb,
+        [2, 6, 2],
+        [3, 3, 3],
+    ),
+    (
+        "10.0.0.1:12346",
+        "10.0.0.2:80",
+        0x92ad,
+        0xadfb,
+        [1, 5, 9],
+        [3, 3, 3],
+    ),
 ];
 
 #[test]
@@ -69,8 +98,14 @@ fn reference_reproduces_microsofts_published_values() {
         0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa,
     ];
     let (source, destination) = (end(VECTORS[0].0), end(VECTORS[0].1));
-    assert_eq!(reference(&MICROSOFT_KEY, &bytes(source, destination, true)), 0x51cc_c178);
-    assert_eq!(reference(&MICROSOFT_KEY, &bytes(source, destination, false)), 0x323e_8fc2);
+    assert_eq!(
+        reference(&MICROSOFT_KEY, &bytes(source, destination, true)),
+        0x51cc_c178
+    );
+    assert_eq!(
+        reference(&MICROSOFT_KEY, &bytes(source, destination, false)),
+        0x323e_8fc2
+    );
 }
 
 #[test]
@@ -78,10 +113,20 @@ fn equals_the_general_algorithm_and_is_symmetric() {
     let key: Vec<u8> = [0x6d, 0x5a].repeat(20);
     let mut random = 0x243f_6a88_85a3_08d3_u64;
     for _ in 0..2000 {
-        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        let source = (Ipv4Addr::from_bits((random >> 32) as u32), (random >> 16) as u16);
-        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        let destination = (Ipv4Addr::from_bits((random >> 32) as u32), (random >> 16) as u16);
+        random = random
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        let source = (
+            Ipv4Addr::from_bits((random >> 32) as u32),
+            (random >> 16) as u16,
+        );
+        random = random
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        let destination = (
+            Ipv4Addr::from_bits((random >> 32) as u32),
+            (random >> 16) as u16,
+        );
         let general = reference(&key, &bytes(source, destination, true));
         assert_eq!(general >> 16, general & 0xffff, "halves are equal");
         let there = Flow::Tcp {

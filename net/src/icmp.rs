@@ -11,7 +11,7 @@ use smoltcp::wire::{Icmpv4Message, Icmpv4Packet, IpProtocol};
 
 use crate::config;
 use crate::counters::{DropReason, Event};
-use crate::ipv4::{Ipv4Info, Ipv4Send, IPV4_HEADER_BYTES};
+use crate::ipv4::{IPV4_HEADER_BYTES, Ipv4Info, Ipv4Send};
 use crate::packet::Packet;
 use crate::receive::{Datagram, DatagramKind};
 use crate::stack::{CpuStack, Fate, FrameInfo};
@@ -136,12 +136,18 @@ impl CpuStack {
         }
         let (second_ns, sent) = self.icmp_errors;
         let is_same_second = self.now_ns.saturating_sub(second_ns) < SECOND_NS && sent > 0;
-        let (second_ns, sent) = if is_same_second { (second_ns, sent) } else { (self.now_ns, 0) };
+        let (second_ns, sent) = if is_same_second {
+            (second_ns, sent)
+        } else {
+            (self.now_ns, 0)
+        };
         if sent >= config::ICMP_ERRORS_PER_SECOND {
             return self.counters.drop(DropReason::IcmpRateLimited);
         }
         self.icmp_errors = (second_ns, sent + 1);
-        let quoted_bytes = packet.len().min(info.header_bytes + config::ICMP_QUOTED_BYTES);
+        let quoted_bytes = packet
+            .len()
+            .min(info.header_bytes + config::ICMP_QUOTED_BYTES);
         let quoted = packet.get(..quoted_bytes).unwrap_or_default();
         let Ok(mut message) = Packet::copy_from(config::HEADROOM_BYTES, quoted) else {
             return self.counters.drop(DropReason::SendNoMemory);
@@ -184,12 +190,18 @@ impl CpuStack {
         sequence: u16,
         data: &[u8],
     ) -> Result<(), DropReason> {
-        let binding = self.tables.binding_of(socket).ok_or(DropReason::NoSourceAddress)?;
+        let binding = self
+            .tables
+            .binding_of(socket)
+            .ok_or(DropReason::NoSourceAddress)?;
         let (identifier, bound) = (binding.port, binding.address);
         let source = (!bound.is_unspecified()).then_some(bound);
         let mut packet = Packet::copy_from(config::HEADROOM_BYTES, data)
             .map_err(|_| DropReason::SendNoMemory)?;
-        packet.prepend(ICMP_HEADER_BYTES).ok_or(DropReason::SendNoMemory)?.fill(0);
+        packet
+            .prepend(ICMP_HEADER_BYTES)
+            .ok_or(DropReason::SendNoMemory)?
+            .fill(0);
         let mut view = Icmpv4Packet::new_unchecked(packet.data_mut());
         view.set_msg_type(Icmpv4Message::EchoRequest);
         view.set_echo_ident(identifier);

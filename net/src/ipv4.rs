@@ -59,7 +59,11 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Ipv4Info, DropReason> {
     if total_bytes < header_bytes || total_bytes > bytes.len() {
         return Err(DropReason::IpBadTotalLength);
     }
-    check_options(bytes.get(IPV4_HEADER_BYTES..header_bytes).unwrap_or_default())?;
+    check_options(
+        bytes
+            .get(IPV4_HEADER_BYTES..header_bytes)
+            .unwrap_or_default(),
+    )?;
     Ok(Ipv4Info {
         header_bytes,
         total_bytes,
@@ -188,8 +192,7 @@ impl CpuStack {
         info: &Ipv4Info,
         is_raw: bool,
     ) -> Result<(), DropReason> {
-        if is_martian_source(info.source)
-            || self.tables.broadcast_interface(info.source).is_some()
+        if is_martian_source(info.source) || self.tables.broadcast_interface(info.source).is_some()
         {
             return Err(DropReason::IpMartianSource);
         }
@@ -235,7 +238,10 @@ impl CpuStack {
             Some((_, mac)) => mac,
             None => self.tables.mac_of_source(hop.interface, source)?,
         };
-        let mtu_bytes = self.tables.interface(hop.interface).map_or(0, |config| config.mtu_bytes);
+        let mtu_bytes = self
+            .tables
+            .interface(hop.interface)
+            .map_or(0, |config| config.mtu_bytes);
         let packet = self.ip_header(send, source, mtu_bytes, packet)?;
         self.counters.event(Event::IpSent);
         let group_mac = match class {
@@ -288,7 +294,9 @@ impl CpuStack {
         let mut packet = ensure_headroom(packet, config::HEADROOM_BYTES / 2 + IPV4_HEADER_BYTES)?;
         let identification = self.next_identification;
         self.next_identification = identification.wrapping_add(1);
-        let header = packet.prepend(IPV4_HEADER_BYTES).ok_or(DropReason::SendNoMemory)?;
+        let header = packet
+            .prepend(IPV4_HEADER_BYTES)
+            .ok_or(DropReason::SendNoMemory)?;
         header.fill(0);
         header[1] = send.tos;
         let mut view = Ipv4Packet::new_unchecked(header);
@@ -321,6 +329,8 @@ impl CpuStack {
     /// Whether an error may be sent about a packet at all (RFC 1122, 3.2.2): not about ICMP errors.
     pub(crate) fn may_report(info: &Ipv4Info, packet: &[u8]) -> bool {
         info.protocol != IpProtocol::Icmp
-            || packet.get(info.header_bytes).is_some_and(|&kind| icmp::is_query(kind))
+            || packet
+                .get(info.header_bytes)
+                .is_some_and(|&kind| icmp::is_query(kind))
     }
 }

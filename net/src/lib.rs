@@ -21,6 +21,7 @@ extern crate alloc;
 mod address;
 mod arp;
 pub mod config;
+mod control;
 mod counters;
 mod device;
 mod ethernet;
@@ -28,8 +29,10 @@ pub mod hash;
 mod icmp;
 mod ipv4;
 mod lookup;
+mod network;
 mod packet;
 mod receive;
+mod socket;
 mod stack;
 mod stats;
 mod tables;
@@ -40,15 +43,20 @@ pub use address::{
     BadPrefix, InterfaceIndex, Ipv4Prefix, MacAddress, VirtualAddress, multicast_mac, virtual_mac,
 };
 pub use arp::cache::{ArpKey, ArpState};
+pub use control::{ArpEntry, InterfaceStatus, RouteStatus};
 pub use counters::{Counters, DropReason, Event, Protocol};
 pub use device::{Device, DeviceStatistics};
 pub use ethernet::ETHERNET_HEADER_BYTES;
 pub use ipv4::IPV4_HEADER_BYTES;
 pub use lookup::Hop;
+pub use network::{Interface, Network};
 pub use packet::{OutOfMemory, Packet};
 pub use receive::{Datagram, DatagramKind};
+pub use socket::{EchoEvent, EchoReply, Ping, PingError, RoundTrip, UdpSocket, serve_udp_echo};
 pub use stack::{Action, CpuMessage, CpuStack, FrameInfo, NetworkEvent, ProtocolInput};
 pub use stats::Snapshot;
-pub use tables::{Binding, BindingKind, Change, ConfigError, InterfaceConfig, Route, SocketId, Tables};
+pub use tables::{
+    Binding, BindingKind, Change, ConfigError, InterfaceConfig, Route, SocketId, Tables,
+};
 pub use udp::UDP_HEADER_BYTES;
 pub use virtual_address::RawIpv4;

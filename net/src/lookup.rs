@@ -38,7 +38,10 @@ pub struct Hop {
 impl Tables {
     /// The interface of that name.
     pub fn find(&self, name: &str) -> Option<InterfaceIndex> {
-        let position = self.interfaces.iter().position(|interface| interface.name == name)?;
+        let position = self
+            .interfaces
+            .iter()
+            .position(|interface| interface.name == name)?;
         u16::try_from(position).ok().map(InterfaceIndex)
     }
 
@@ -55,11 +58,15 @@ impl Tables {
     pub(crate) fn owner_of(&self, address: Ipv4Addr) -> Option<InterfaceIndex> {
         let has = |own: &Ipv4Prefix| own.address() == address;
         let mut interfaces = self.enumerate();
-        interfaces.find(|(_, interface)| interface.addresses.iter().any(has)).map(|(index, _)| index)
+        interfaces
+            .find(|(_, interface)| interface.addresses.iter().any(has))
+            .map(|(index, _)| index)
     }
 
     pub(crate) fn virtual_by_address(&self, address: Ipv4Addr) -> Option<&VirtualAddress> {
-        self.virtuals.iter().find(|entry| entry.address.address() == address)
+        self.virtuals
+            .iter()
+            .find(|entry| entry.address.address() == address)
     }
 
     /// The virtual addresses of an interface that use this MAC address: whether there is one, and
@@ -80,8 +87,13 @@ impl Tables {
 
     /// Whether `address` is on a network directly connected to `interface`.
     pub(crate) fn is_on_link(&self, interface: InterfaceIndex, address: Ipv4Addr) -> bool {
-        let own = self.interface(interface).map(|config| config.addresses.iter());
-        let virtuals = self.virtuals.iter().filter(|entry| entry.interface == interface);
+        let own = self
+            .interface(interface)
+            .map(|config| config.addresses.iter());
+        let virtuals = self
+            .virtuals
+            .iter()
+            .filter(|entry| entry.interface == interface);
         own.into_iter()
             .flatten()
             .chain(virtuals.map(|entry| &entry.address))
@@ -111,14 +123,20 @@ impl Tables {
     /// The interface whose directed broadcast address this is.
     pub(crate) fn broadcast_interface(&self, address: Ipv4Addr) -> Option<InterfaceIndex> {
         let is = |own: &Ipv4Prefix| own.broadcast() == Some(address);
-        let mut interfaces = self.enumerate().filter(|(_, interface)| interface.mac.is_some());
-        interfaces.find(|(_, interface)| interface.addresses.iter().any(is)).map(|(index, _)| index)
+        let mut interfaces = self
+            .enumerate()
+            .filter(|(_, interface)| interface.mac.is_some());
+        interfaces
+            .find(|(_, interface)| interface.addresses.iter().any(is))
+            .map(|(index, _)| index)
     }
 
     /// Whether `interface` listens to `group`.
     pub(crate) fn is_member(&self, interface: InterfaceIndex, group: Ipv4Addr) -> bool {
         group == Ipv4Addr::new(224, 0, 0, 1)
-            || self.interface(interface).is_some_and(|config| config.groups.contains(&group))
+            || self
+                .interface(interface)
+                .is_some_and(|config| config.groups.contains(&group))
     }
 
     /// The directly connected network with the longest prefix that has `address`.
@@ -138,8 +156,9 @@ impl Tables {
                 config.up && config.mac.is_some() && !config.addresses.is_empty()
             };
             let mut interfaces = self.enumerate();
-            let (interface, _) =
-                interfaces.find(|(_, config)| usable(config)).ok_or(DropReason::NoRoute)?;
+            let (interface, _) = interfaces
+                .find(|(_, config)| usable(config))
+                .ok_or(DropReason::NoRoute)?;
             return Ok(Hop {
                 interface,
                 neighbor: destination,
@@ -153,7 +172,9 @@ impl Tables {
             .filter(|route| route.destination.contains(destination))
             .filter(|route| connected_length.is_none_or(|len| route.destination.length() > len))
             .filter_map(|route| Some((route, self.connected(route.gateway)?)));
-        let longest = best.by_ref().max_by_key(|(route, _)| route.destination.length());
+        let longest = best
+            .by_ref()
+            .max_by_key(|(route, _)| route.destination.length());
         match (longest, connected) {
             (Some((route, (interface, _))), _) => Ok(Hop {
                 interface,
@@ -170,9 +191,15 @@ impl Tables {
     /// The source address of a packet that leaves by `hop`: the interface's address on the
     /// neighbour's network, else its first. Never a virtual address.
     pub fn select_source(&self, hop: Hop) -> Result<Ipv4Addr, DropReason> {
-        let addresses = self.interface(hop.interface).map(|config| &config.addresses);
+        let addresses = self
+            .interface(hop.interface)
+            .map(|config| &config.addresses);
         addresses
-            .and_then(|own| own.iter().find(|own| own.contains(hop.neighbor)).or(own.first()))
+            .and_then(|own| {
+                own.iter()
+                    .find(|own| own.contains(hop.neighbor))
+                    .or(own.first())
+            })
             .map(Ipv4Prefix::address)
             .ok_or(DropReason::NoSourceAddress)
     }
@@ -216,7 +243,9 @@ impl Tables {
     /// All bindings of a port, each to another address.
     pub(crate) fn bindings_of_port(&self, kind: BindingKind, port: u16) -> &[Binding] {
         let key = |binding: &Binding| (binding.kind, binding.port);
-        let start = self.bindings.partition_point(|binding| key(binding) < (kind, port));
+        let start = self
+            .bindings
+            .partition_point(|binding| key(binding) < (kind, port));
         let same = self.bindings.get(start..).unwrap_or_default();
         let count = same.partition_point(|binding| key(binding) == (kind, port));
         same.get(..count).unwrap_or_default()
@@ -224,7 +253,9 @@ impl Tables {
 
     /// The binding of a socket.
     pub(crate) fn binding_of(&self, socket: SocketId) -> Option<&Binding> {
-        self.bindings.iter().find(|binding| binding.socket == socket)
+        self.bindings
+            .iter()
+            .find(|binding| binding.socket == socket)
     }
 }
 

@@ -23,10 +23,25 @@ fn tables(master: bool) -> Tables {
         let interface = InterfaceIndex(number);
         let name = alloc::format!("vtnet{}", number - 1);
         let mac = MacAddress([2, 0, 0, 0, 0, number as u8]);
-        let attach = Change::Attach { name, mac, mtu_bytes: 1500, link: true };
+        let attach = Change::Attach {
+            name,
+            mac,
+            mtu_bytes: 1500,
+            link: true,
+        };
         tables.apply(&attach).unwrap();
-        tables.apply(&Change::SetUp { interface, up: true }).unwrap();
-        tables.apply(&Change::AddAddress { interface, address: prefix(address) }).unwrap();
+        tables
+            .apply(&Change::SetUp {
+                interface,
+                up: true,
+            })
+            .unwrap();
+        tables
+            .apply(&Change::AddAddress {
+                interface,
+                address: prefix(address),
+            })
+            .unwrap();
     }
     let entry = VirtualAddress {
         interface: ETHERNET,
@@ -61,9 +76,16 @@ fn destinations_are_classified() {
 #[test]
 fn the_longest_prefix_wins_and_connected_beats_static_of_equal_length() {
     let mut tables = tables(false);
-    let routes = [("default", "192.0.2.254"), ("10.1.0.0/16", "192.0.2.253"), ("10.0.0.0/8", "192.0.2.252")];
+    let routes = [
+        ("default", "192.0.2.254"),
+        ("10.1.0.0/16", "192.0.2.253"),
+        ("10.0.0.0/8", "192.0.2.252"),
+    ];
     for (destination, gateway) in routes {
-        let route = Route { destination: prefix(destination), gateway: ip(gateway) };
+        let route = Route {
+            destination: prefix(destination),
+            gateway: ip(gateway),
+        };
         tables.apply(&Change::AddRoute(route)).unwrap();
     }
     let hop = |address: &str| {
@@ -80,7 +102,12 @@ fn the_longest_prefix_wins_and_connected_beats_static_of_equal_length() {
 fn no_route_without_an_interface_that_is_up() {
     let mut tables = tables(false);
     assert_eq!(tables.route(ip("8.8.8.8")), Err(DropReason::NoRoute));
-    tables.apply(&Change::SetUp { interface: SECOND, up: false }).unwrap();
+    tables
+        .apply(&Change::SetUp {
+            interface: SECOND,
+            up: false,
+        })
+        .unwrap();
     assert_eq!(tables.route(ip("10.0.0.2")), Err(DropReason::NoRoute));
 }
 
@@ -90,19 +117,32 @@ fn a_virtual_address_is_never_selected_and_only_a_master_may_name_it() {
         let tables = tables(master);
         let hop = tables.route(ip("192.0.2.77")).unwrap();
         assert_eq!(tables.select_source(hop), Ok(ip("192.0.2.1")));
-        let expected = if master { Ok(()) } else { Err(DropReason::SourceVirtualBackup) };
+        let expected = if master {
+            Ok(())
+        } else {
+            Err(DropReason::SourceVirtualBackup)
+        };
         assert_eq!(tables.check_source(ip("192.0.2.10")), expected);
     }
-    assert_eq!(tables(true).check_source(ip("192.0.2.99")), Err(DropReason::SourceNotOurs));
+    assert_eq!(
+        tables(true).check_source(ip("192.0.2.99")),
+        Err(DropReason::SourceNotOurs)
+    );
 }
 
 #[test]
 fn changes_that_make_no_sense_are_refused_and_change_nothing() {
     let mut tables = tables(false);
     let interface = ETHERNET;
-    let add = |text: &str| Change::AddAddress { interface, address: prefix(text) };
+    let add = |text: &str| Change::AddAddress {
+        interface,
+        address: prefix(text),
+    };
     let route = |destination: &str, gateway: &str| {
-        Change::AddRoute(Route { destination: prefix(destination), gateway: ip(gateway) })
+        Change::AddRoute(Route {
+            destination: prefix(destination),
+            gateway: ip(gateway),
+        })
     };
     let table = [
         (add("0.0.0.0/0"), ConfigError::BadAddress),
@@ -111,12 +151,42 @@ fn changes_that_make_no_sense_are_refused_and_change_nothing() {
         (add("192.0.2.0/24"), ConfigError::BadAddress),
         (add("192.0.2.10/24"), ConfigError::AddressInUse),
         (add("10.0.0.1/24"), ConfigError::AddressInUse),
-        (route("default", "203.0.113.1"), ConfigError::GatewayUnreachable),
-        (route("default", "192.0.2.1"), ConfigError::GatewayUnreachable),
-        (Change::DeleteRoute { destination: prefix("default") }, ConfigError::NoSuchRoute),
-        (Change::SetUp { interface: InterfaceIndex(9), up: true }, ConfigError::NoSuchInterface),
-        (Change::SetMaster { interface, vhid: 8, master: true }, ConfigError::NoSuchVirtual),
-        (Change::JoinGroup { interface, group: ip("10.0.0.1") }, ConfigError::BadAddress),
+        (
+            route("default", "203.0.113.1"),
+            ConfigError::GatewayUnreachable,
+        ),
+        (
+            route("default", "192.0.2.1"),
+            ConfigError::GatewayUnreachable,
+        ),
+        (
+            Change::DeleteRoute {
+                destination: prefix("default"),
+            },
+            ConfigError::NoSuchRoute,
+        ),
+        (
+            Change::SetUp {
+                interface: InterfaceIndex(9),
+                up: true,
+            },
+            ConfigError::NoSuchInterface,
+        ),
+        (
+            Change::SetMaster {
+                interface,
+                vhid: 8,
+                master: true,
+            },
+            ConfigError::NoSuchVirtual,
+        ),
+        (
+            Change::JoinGroup {
+                interface,
+                group: ip("10.0.0.1"),
+            },
+            ConfigError::BadAddress,
+        ),
         (
             Change::Attach {
                 name: String::from("vtnet0"),
@@ -148,12 +218,23 @@ fn a_port_has_one_socket_per_address_and_a_wildcard_excludes_others() {
     };
     tables.apply(&bind(1, "192.0.2.1", 7)).unwrap();
     tables.apply(&bind(2, "192.0.2.10", 7)).unwrap();
-    assert_eq!(tables.apply(&bind(3, "192.0.2.1", 7)), Err(ConfigError::PortInUse));
-    assert_eq!(tables.apply(&bind(3, "0.0.0.0", 7)), Err(ConfigError::PortInUse));
+    assert_eq!(
+        tables.apply(&bind(3, "192.0.2.1", 7)),
+        Err(ConfigError::PortInUse)
+    );
+    assert_eq!(
+        tables.apply(&bind(3, "0.0.0.0", 7)),
+        Err(ConfigError::PortInUse)
+    );
     tables.apply(&bind(3, "0.0.0.0", 6)).unwrap();
-    assert_eq!(tables.apply(&bind(4, "192.0.2.1", 6)), Err(ConfigError::PortInUse));
+    assert_eq!(
+        tables.apply(&bind(4, "192.0.2.1", 6)),
+        Err(ConfigError::PortInUse)
+    );
     let found = |address: &str, port| {
-        tables.binding(BindingKind::Udp, ip(address), port).map(|found| found.socket.0)
+        tables
+            .binding(BindingKind::Udp, ip(address), port)
+            .map(|found| found.socket.0)
     };
     assert_eq!(found("192.0.2.10", 7), Some(2));
     assert_eq!(found("192.0.2.77", 6), Some(3));

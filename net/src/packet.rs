@@ -146,6 +146,9 @@ mod tests {
     #[test]
     fn impossible_sizes_are_an_error() {
         assert_eq!(Packet::allocate(1, usize::MAX).err(), Some(OutOfMemory));
-        assert_eq!(Packet::allocate(0, isize::MAX as usize).err(), Some(OutOfMemory));
+        assert_eq!(
+            Packet::allocate(0, isize::MAX as usize).err(),
+            Some(OutOfMemory)
+        );
     }
 }

@@ -73,11 +73,17 @@ impl CpuStack {
         socket: SocketId,
         datagram: Datagram,
     ) -> Result<Fate, DropReason> {
-        let queue = self.sockets.get_mut(&socket).ok_or(DropReason::SocketClosed)?;
+        let queue = self
+            .sockets
+            .get_mut(&socket)
+            .ok_or(DropReason::SocketClosed)?;
         if queue.datagrams.len() >= config::SOCKET_DATAGRAMS {
             return Err(DropReason::SocketFull);
         }
-        queue.datagrams.try_reserve(1).map_err(|_| DropReason::SocketFull)?;
+        queue
+            .datagrams
+            .try_reserve(1)
+            .map_err(|_| DropReason::SocketFull)?;
         match datagram.kind {
             DatagramKind::Udp => self.counters.event(Event::UdpDelivered),
             DatagramKind::EchoReply { .. } => self.counters.event(Event::IcmpEchoReplyReceived),
@@ -104,7 +110,10 @@ impl CpuStack {
             return self.deliver(socket, datagram);
         }
         let message = crate::stack::CpuMessage::Deliver { socket, datagram };
-        self.emit(crate::stack::Action::Post { cpu: owner, message });
+        self.emit(crate::stack::Action::Post {
+            cpu: owner,
+            message,
+        });
         Ok(Fate::Passed)
     }
 

@@ -16,10 +16,11 @@ use core::net::Ipv4Addr;
 
 use crate::address::{InterfaceIndex, MacAddress};
 use crate::arp::cache::{ArpCache, ArpKey, ArpState};
+use crate::config;
 use crate::counters::{Counters, DropReason, Event};
 use crate::packet::Packet;
 use crate::receive::{Datagram, ReceiveQueue};
-use crate::tables::{Change, ConfigError, SocketId, Tables};
+use crate::tables::{Binding, BindingKind, Change, ConfigError, SocketId, Tables};
 
 /// What input knows about the frame a packet came in.
 #[derive(Clone, Copy, Debug)]
@@ -174,6 +175,9 @@ pub struct CpuStack {
     /// Raw protocols with a handler (CPU 0 only).
     pub(crate) protocols: Vec<u8>,
     pub(crate) next_identification: u16,
+    /// Where CPU 0 looks for the next free port or echo identifier.
+    pub(crate) next_port: u16,
+    next_socket: u64,
     /// ICMP errors sent in the second that began at `.0`.
     pub(crate) icmp_errors: (u64, u32),
     actions: VecDeque<Action>,
@@ -195,6 +199,8 @@ impl CpuStack {
             protocols: Vec::new(),
             // CPUs count from different places, so that their identifications rarely meet.
             next_identification: (seed as u16).wrapping_add(cpu.wrapping_mul(4099)),
+            next_port: config::FIRST_EPHEMERAL_PORT | (seed >> 16) as u16 & 0x3fff,
+            next_socket: 1,
             icmp_errors: (0, 0),
             actions: VecDeque::new(),
         }
@@ -214,9 +220,10 @@ impl CpuStack {
         self.now_ns = now_ns;
         self.counters.event(Event::FrameReceived);
         match self.demultiplex(interface, packet) {
-            Ok((cpu, message)) if cpu == self.cpu => self.handle(message),
             Ok((cpu, message)) => {
-                self.counters.event(Event::FrameForwarded);
+                if cpu != self.cpu {
+                    self.counters.event(Event::FrameForwarded);
+                }
                 self.emit(Action::Post { cpu, message });
             }
             Err(reason) => self.counters.drop(reason),
@@ -271,6 +278,47 @@ impl CpuStack {
         }
     }
 
+    /// CPU 0: makes the binding of a new socket, with a free port if `port` is 0. It still has to
+    /// be applied, to every CPU's stack.
+    pub fn allocate_binding(
+        &mut self,
+        kind: BindingKind,
+        address: Ipv4Addr,
+        port: u16,
+        owner: u16,
+    ) -> Result<Binding, ConfigError> {
+        let is_ours = address.is_unspecified()
+            || self.tables.virtual_by_address(address).is_some()
+            || self.tables.owner_of(address).is_some();
+        if !is_ours {
+            return Err(ConfigError::NoSuchAddress);
+        }
+        let port = match port {
+            0 => self.free_port(kind).ok_or(ConfigError::TooMany)?,
+            port => port,
+        };
+        let socket = SocketId(self.next_socket);
+        self.next_socket += 1;
+        Ok(Binding {
+            socket,
+            kind,
+            address,
+            port,
+            owner,
+        })
+    }
+
+    fn free_port(&mut self, kind: BindingKind) -> Option<u16> {
+        for _ in config::FIRST_EPHEMERAL_PORT..=u16::MAX {
+            let port = self.next_port;
+            self.next_port = port.checked_add(1).unwrap_or(config::FIRST_EPHEMERAL_PORT);
+            if self.tables.bindings_of_port(kind, port).is_empty() {
+                return Some(port);
+            }
+        }
+        None
+    }
+
     pub(crate) fn emit(&mut self, action: Action) {
         self.actions.push_back(action);
     }
@@ -300,12 +348,17 @@ impl CpuStack {
 
     fn forget_neighbor(&mut self, key: ArpKey) {
         let held = self.arp.forget(key);
-        held.iter().for_each(|_| self.counters.drop(DropReason::ArpTimeout));
+        held.iter()
+            .for_each(|_| self.counters.drop(DropReason::ArpTimeout));
     }
 
     fn forget_neighbors(&mut self, matches: impl Fn(ArpKey) -> bool) {
-        let keys: Vec<ArpKey> =
-            self.arp.iter(0).map(|(key, ..)| key).filter(|&key| matches(key)).collect();
+        let keys: Vec<ArpKey> = self
+            .arp
+            .iter(0)
+            .map(|(key, ..)| key)
+            .filter(|&key| matches(key))
+            .collect();
         keys.into_iter().for_each(|key| self.forget_neighbor(key));
     }
 
@@ -313,7 +366,9 @@ impl CpuStack {
     fn after_change(&mut self, change: &Change) {
         match *change {
             Change::SetUp { interface, .. } | Change::SetLink { interface, .. } => {
-                let Some(config) = self.tables.interface(interface) else { return };
+                let Some(config) = self.tables.interface(interface) else {
+                    return;
+                };
                 let up = config.up && config.link;
                 match up {
                     true => self.announce_addresses(interface),
@@ -331,7 +386,9 @@ impl CpuStack {
                 self.event_on_cpu_0(NetworkEvent::AddressChange { interface });
             }
             // The address is ours now, or somebody else's: what was learned of it is void.
-            Change::SetMaster { interface, vhid, .. } => {
+            Change::SetMaster {
+                interface, vhid, ..
+            } => {
                 let virtuals = self.tables.virtuals.clone();
                 let of_vhid = virtuals.iter().filter(|entry| entry.vhid == vhid);
                 for entry in of_vhid.filter(|entry| entry.interface == interface) {
@@ -363,8 +420,13 @@ impl CpuStack {
 
     /// Announces an interface's own addresses, so that neighbours correct what they know.
     fn announce_addresses(&mut self, interface: InterfaceIndex) {
-        let Some(config) = self.tables.interface(interface) else { return };
-        let Some(mac) = config.mac.filter(|_| self.cpu == 0 && config.up && config.link) else {
+        let Some(config) = self.tables.interface(interface) else {
+            return;
+        };
+        let Some(mac) = config
+            .mac
+            .filter(|_| self.cpu == 0 && config.up && config.link)
+        else {
             return;
         };
         let addresses: Vec<Ipv4Addr> = config.addresses.iter().map(|own| own.address()).collect();

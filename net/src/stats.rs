@@ -45,10 +45,16 @@ impl Snapshot {
         all: bool,
     ) -> fmt::Result {
         writeln!(out, "{}:", protocol.name())?;
-        for &event in Event::ALL.iter().filter(|event| event.protocol() == protocol) {
+        for &event in Event::ALL
+            .iter()
+            .filter(|event| event.protocol() == protocol)
+        {
             writeln!(out, "\t{} {}", self.events(event), event.text())?;
         }
-        for &reason in DropReason::ALL.iter().filter(|reason| reason.protocol() == protocol) {
+        for &reason in DropReason::ALL
+            .iter()
+            .filter(|reason| reason.protocol() == protocol)
+        {
             let count = self.drops(reason);
             if all || count != 0 {
                 writeln!(out, "\t{} {}", count, reason.text())?;
@@ -94,7 +100,11 @@ mod tests {
         let mut lines: alloc::vec::Vec<_> = DropReason::ALL
             .iter()
             .map(|reason| (reason.protocol().name(), reason.text()))
-            .chain(Event::ALL.iter().map(|event| (event.protocol().name(), event.text())))
+            .chain(
+                Event::ALL
+                    .iter()
+                    .map(|event| (event.protocol().name(), event.text())),
+            )
             .collect();
         let count = lines.len();
         lines.sort_unstable();

@@ -76,17 +76,31 @@ pub struct Binding {
 #[expect(missing_docs, reason = "each field is what its name says")]
 pub enum Change {
     /// Adds an interface; its index is the number of interfaces before it. It starts down.
-    Attach { name: String, mac: MacAddress, mtu_bytes: u16, link: bool },
+    Attach {
+        name: String,
+        mac: MacAddress,
+        mtu_bytes: u16,
+        link: bool,
+    },
     /// Sets an interface up or down.
     SetUp { interface: InterfaceIndex, up: bool },
     /// The device's link came or went.
     SetLink { interface: InterfaceIndex, up: bool },
     /// Adds an address; replaces the prefix length if the interface has the address already.
-    AddAddress { interface: InterfaceIndex, address: Ipv4Prefix },
+    AddAddress {
+        interface: InterfaceIndex,
+        address: Ipv4Prefix,
+    },
     /// Removes an address.
-    RemoveAddress { interface: InterfaceIndex, address: Ipv4Addr },
+    RemoveAddress {
+        interface: InterfaceIndex,
+        address: Ipv4Addr,
+    },
     /// Listens to a multicast group.
-    JoinGroup { interface: InterfaceIndex, group: Ipv4Addr },
+    JoinGroup {
+        interface: InterfaceIndex,
+        group: Ipv4Addr,
+    },
     /// Adds a static route.
     AddRoute(Route),
     /// Deletes the static route to a prefix.
@@ -94,9 +108,16 @@ pub enum Change {
     /// Adds a virtual address or replaces the one with the same interface and address.
     SetVirtual(VirtualAddress),
     /// Removes a virtual address.
-    RemoveVirtual { interface: InterfaceIndex, address: Ipv4Addr },
+    RemoveVirtual {
+        interface: InterfaceIndex,
+        address: Ipv4Addr,
+    },
     /// Makes this node master of a vhid, or not.
-    SetMaster { interface: InterfaceIndex, vhid: u8, master: bool },
+    SetMaster {
+        interface: InterfaceIndex,
+        vhid: u8,
+        master: bool,
+    },
     /// Opens a socket's binding.
     Bind(Binding),
     /// Closes it.
@@ -187,11 +208,16 @@ impl Tables {
     /// Applies a change, or refuses it and changes nothing.
     pub fn apply(&mut self, change: &Change) -> Result<(), ConfigError> {
         match change {
-            Change::Attach { name, mac, mtu_bytes, link } => {
+            Change::Attach {
+                name,
+                mac,
+                mtu_bytes,
+                link,
+            } => {
                 if self.find(name).is_some() {
                     return Err(ConfigError::InterfaceExists);
                 }
-                room(self.interfaces.len(), config::ADDRESSES)?;
+                room(self.interfaces.len(), config::INTERFACES)?;
                 self.interfaces.push(InterfaceConfig {
                     name: name.clone(),
                     mac: Some(*mac),
@@ -224,16 +250,22 @@ impl Tables {
             Change::DeleteRoute { destination } => {
                 let same = |route: &Route| route.destination == destination.network();
                 let position = self.routes.iter().position(same);
-                self.routes.remove(position.ok_or(ConfigError::NoSuchRoute)?);
+                self.routes
+                    .remove(position.ok_or(ConfigError::NoSuchRoute)?);
             }
             Change::SetVirtual(new) => self.set_virtual(*new)?,
             Change::RemoveVirtual { interface, address } => {
                 let position = self.virtuals.iter().position(|entry| {
                     entry.interface == *interface && entry.address.address() == *address
                 });
-                self.virtuals.remove(position.ok_or(ConfigError::NoSuchVirtual)?);
+                self.virtuals
+                    .remove(position.ok_or(ConfigError::NoSuchVirtual)?);
             }
-            Change::SetMaster { interface, vhid, master } => {
+            Change::SetMaster {
+                interface,
+                vhid,
+                master,
+            } => {
                 let mut found = false;
                 for entry in self.virtuals.iter_mut() {
                     if (entry.interface, entry.vhid) == (*interface, *vhid) {
@@ -286,7 +318,10 @@ impl Tables {
             return Err(ConfigError::GatewayUnreachable);
         }
         room(self.routes.len(), config::ROUTES)?;
-        self.routes.push(Route { destination, ..route });
+        self.routes.push(Route {
+            destination,
+            ..route
+        });
         Ok(())
     }
 
@@ -299,7 +334,11 @@ impl Tables {
         if self.owner_of(host).is_some() {
             return Err(ConfigError::AddressInUse);
         }
-        match self.virtuals.iter_mut().find(|old| old.address.address() == host) {
+        match self
+            .virtuals
+            .iter_mut()
+            .find(|old| old.address.address() == host)
+        {
             Some(old) if old.interface != new.interface => return Err(ConfigError::AddressInUse),
             Some(old) => *old = new,
             None => {
@@ -315,12 +354,18 @@ impl Tables {
         let clashes = |old: &Binding| {
             old.address == binding.address || old.address == any || binding.address == any
         };
-        if self.bindings_of_port(binding.kind, binding.port).iter().any(clashes) {
+        if self
+            .bindings_of_port(binding.kind, binding.port)
+            .iter()
+            .any(clashes)
+        {
             return Err(ConfigError::PortInUse);
         }
         room(self.bindings.len(), config::SOCKETS)?;
         let key = (binding.kind, binding.port);
-        let position = self.bindings.partition_point(|old| (old.kind, old.port) < key);
+        let position = self
+            .bindings
+            .partition_point(|old| (old.kind, old.port) < key);
         self.bindings.insert(position, binding);
         Ok(())
     }
@@ -329,7 +374,9 @@ impl Tables {
         &mut self,
         interface: InterfaceIndex,
     ) -> Result<&mut InterfaceConfig, ConfigError> {
-        self.interfaces.get_mut(interface.index()).ok_or(ConfigError::NoSuchInterface)
+        self.interfaces
+            .get_mut(interface.index())
+            .ok_or(ConfigError::NoSuchInterface)
     }
 }
 

@@ -47,7 +47,11 @@ impl CpuStack {
             return Err(DropReason::UdpBadChecksum);
         }
         let (source_port, port) = (view.src_port(), view.dst_port());
-        if self.tables.binding(BindingKind::Udp, info.destination, port).is_none() {
+        if self
+            .tables
+            .binding(BindingKind::Udp, info.destination, port)
+            .is_none()
+        {
             if !is_unicast {
                 return Err(DropReason::UdpNoPortGroup);
             }
@@ -90,21 +94,29 @@ impl CpuStack {
         remote: SocketAddrV4,
         data: &[u8],
     ) -> Result<(), DropReason> {
-        let binding = self.tables.binding_of(socket).ok_or(DropReason::NoSourceAddress)?;
+        let binding = self
+            .tables
+            .binding_of(socket)
+            .ok_or(DropReason::NoSourceAddress)?;
         let (bound, port) = (binding.address, binding.port);
         let source = source.or((!bound.is_unspecified()).then_some(bound));
         let source = self.source_for(source, *remote.ip())?;
-        let length = u16::try_from(data.len() + UDP_HEADER_BYTES)
-            .map_err(|_| DropReason::MessageTooLong)?;
+        let length =
+            u16::try_from(data.len() + UDP_HEADER_BYTES).map_err(|_| DropReason::MessageTooLong)?;
         let mut packet = Packet::copy_from(config::HEADROOM_BYTES, data)
             .map_err(|_| DropReason::SendNoMemory)?;
-        packet.prepend(UDP_HEADER_BYTES).ok_or(DropReason::SendNoMemory)?;
+        packet
+            .prepend(UDP_HEADER_BYTES)
+            .ok_or(DropReason::SendNoMemory)?;
         let mut view = UdpPacket::new_unchecked(packet.data_mut());
         view.set_src_port(port);
         view.set_dst_port(remote.port());
         view.set_len(length);
         view.fill_checksum(&IpAddress::Ipv4(source), &IpAddress::Ipv4(*remote.ip()));
         self.counters.event(Event::UdpSent);
-        self.ip_output(Ipv4Send::new(Some(source), *remote.ip(), IpProtocol::Udp), packet)
+        self.ip_output(
+            Ipv4Send::new(Some(source), *remote.ip(), IpProtocol::Udp),
+            packet,
+        )
     }
 }

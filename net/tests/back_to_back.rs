@@ -6,7 +6,10 @@ use net::{BindingKind, Change, DatagramKind, DropReason, Event, SocketId};
 use support::*;
 
 fn pair(cpus: u16, seed: u64, loss: usize) -> Segment {
-    let nodes = vec![Node::new(cpus, 1, "192.0.2.1/24"), Node::new(cpus, 2, "192.0.2.2/24")];
+    let nodes = vec![
+        Node::new(cpus, 1, "192.0.2.1/24"),
+        Node::new(cpus, 2, "192.0.2.2/24"),
+    ];
     Segment::new(nodes, seed, loss)
 }
 
@@ -30,12 +33,19 @@ fn ping_from_every_cpu_costs_one_arp_request() {
     let mut segment = pair(4, 7, 0);
     for cpu in 0..4 {
         let socket = segment.nodes[0].bind(BindingKind::Echo, cpu, "0.0.0.0", 100 + cpu);
-        assert_eq!(ping(&mut segment, socket, usize::from(cpu), "192.0.2.2", 5), 5);
+        assert_eq!(
+            ping(&mut segment, socket, usize::from(cpu), "192.0.2.2", 5),
+            5
+        );
     }
     let here = segment.nodes[0].snapshot();
     assert_eq!(here.events(Event::ArpRequestSent), 1);
     assert_eq!(here.events(Event::IcmpEchoReplyReceived), 20);
-    assert_eq!(segment.nodes[1].snapshot().events(Event::ArpRequestSent), 0, "learned from ours");
+    assert_eq!(
+        segment.nodes[1].snapshot().events(Event::ArpRequestSent),
+        0,
+        "learned from ours"
+    );
     assert_eq!(here.dropped_total(), 0, "{here}");
     assert_eq!(segment.nodes[1].snapshot().dropped_total(), 0);
 }
@@ -48,8 +58,14 @@ fn ping_to_ourselves_uses_no_wire() {
     assert_eq!(ping(&mut segment, socket, 2, "192.0.2.1", 3), 3);
     let snapshot = segment.nodes[0].snapshot();
     let announced = snapshot.events(Event::ArpAnnouncementSent);
-    assert_eq!((snapshot.events(Event::FrameSent), snapshot.dropped_total()), (announced, 0));
-    assert_eq!(snapshot.events(Event::FrameReceived), snapshot.events(Event::FrameConsumed));
+    assert_eq!(
+        (snapshot.events(Event::FrameSent), snapshot.dropped_total()),
+        (announced, 0)
+    );
+    assert_eq!(
+        snapshot.events(Event::FrameReceived),
+        snapshot.events(Event::FrameConsumed)
+    );
 }
 
 /// The golden table: answered pings out of 200 by loss (per frame, out of 1000), fixed seed. The
@@ -63,7 +79,10 @@ fn ping_under_loss_golden_table() {
         segment.loss = loss;
         let answers = ping(&mut segment, socket, 1, "192.0.2.2", 200);
         let expected = 200.0 * (1.0 - loss as f64 / 1000.0).powi(2);
-        assert!((answers as f64 - expected).abs() <= 40.0, "loss {loss}: {answers}");
+        assert!(
+            (answers as f64 - expected).abs() <= 40.0,
+            "loss {loss}: {answers}"
+        );
         answers
     });
     assert_eq!(table, GOLDEN);
@@ -85,7 +104,11 @@ fn lost_arp_is_repeated_and_held_packets_are_sent_or_counted() {
         let sent = snapshot.events(Event::FrameSent)
             - snapshot.events(Event::ArpRequestSent)
             - snapshot.events(Event::ArpAnnouncementSent);
-        assert_eq!(sent + snapshot.drops(DropReason::ArpTimeout), 5, "seed {seed}: {snapshot}");
+        assert_eq!(
+            sent + snapshot.drops(DropReason::ArpTimeout),
+            5,
+            "seed {seed}: {snapshot}"
+        );
         assert_eq!(segment.nodes[0].next_deadline_ns(), None);
     }
 }
@@ -102,7 +125,11 @@ fn a_neighbor_that_does_not_answer_is_asked_five_times_a_second_apart() {
     assert_eq!(snapshot.events(Event::ArpRequestSent), 5);
     assert_eq!(snapshot.drops(DropReason::ArpQueueFull), 2);
     assert_eq!(snapshot.drops(DropReason::ArpTimeout), 8);
-    assert_eq!(segment.nodes[0].next_deadline_ns(), None, "nothing ticks when nothing is due");
+    assert_eq!(
+        segment.nodes[0].next_deadline_ns(),
+        None,
+        "nothing ticks when nothing is due"
+    );
 }
 
 #[test]
@@ -153,8 +180,16 @@ fn a_closed_port_is_reported_and_the_reports_are_limited() {
     segment.run_for(1000);
     segment.nodes[0].udp(client, 0, "192.0.2.2:9", b"?");
     segment.run_for(2);
-    assert_eq!(segment.nodes[1].snapshot().events(Event::IcmpUnreachableSent), 101);
-    assert_eq!(segment.nodes[0].snapshot().events(Event::IcmpErrorReceived), 101);
+    assert_eq!(
+        segment.nodes[1]
+            .snapshot()
+            .events(Event::IcmpUnreachableSent),
+        101
+    );
+    assert_eq!(
+        segment.nodes[0].snapshot().events(Event::IcmpErrorReceived),
+        101
+    );
 }
 
 #[test]
@@ -167,7 +202,10 @@ fn a_full_socket_loses_the_newest() {
         segment.run_for(2);
     }
     let limit = net::config::SOCKET_DATAGRAMS;
-    assert_eq!(segment.nodes[1].drops(DropReason::SocketFull), 70 - limit as u64);
+    assert_eq!(
+        segment.nodes[1].drops(DropReason::SocketFull),
+        70 - limit as u64
+    );
     let first = segment.nodes[1].stacks[0].receive(server).unwrap();
     assert_eq!(first.payload(), [0]);
 }
@@ -175,14 +213,24 @@ fn a_full_socket_loses_the_newest() {
 #[test]
 fn gateway_and_broadcast() {
     let mut segment = pair(2, 3, 0);
-    let route = net::Route { destination: net::Ipv4Prefix::DEFAULT, gateway: ip("192.0.2.2") };
+    let route = net::Route {
+        destination: net::Ipv4Prefix::DEFAULT,
+        gateway: ip("192.0.2.2"),
+    };
     segment.nodes[0].apply(Change::AddRoute(route));
     let client = segment.nodes[0].bind(BindingKind::Udp, 0, "0.0.0.0", 40000);
     let server = segment.nodes[1].bind(BindingKind::Udp, 0, "0.0.0.0", 7);
     segment.nodes[0].udp(client, 0, "203.0.113.9:7", b"far");
     segment.run_for(5);
-    assert_eq!(segment.nodes[1].drops(DropReason::IpNotForUs), 1, "hosts do not forward");
-    for (round, to) in ["192.0.2.255:7", "255.255.255.255:7"].into_iter().enumerate() {
+    assert_eq!(
+        segment.nodes[1].drops(DropReason::IpNotForUs),
+        1,
+        "hosts do not forward"
+    );
+    for (round, to) in ["192.0.2.255:7", "255.255.255.255:7"]
+        .into_iter()
+        .enumerate()
+    {
         segment.nodes[0].udp(client, 0, to, &[round as u8]);
         segment.run_for(5);
         let heard = segment.nodes[1].stacks[0].receive(server).unwrap();
@@ -192,7 +240,12 @@ fn gateway_and_broadcast() {
     segment.nodes[0].udp(client, 0, "192.0.2.255:8", b"?");
     segment.run_for(5);
     assert_eq!(segment.nodes[1].drops(DropReason::UdpNoPortGroup), 1);
-    assert_eq!(segment.nodes[1].snapshot().events(Event::IcmpUnreachableSent), 0);
+    assert_eq!(
+        segment.nodes[1]
+            .snapshot()
+            .events(Event::IcmpUnreachableSent),
+        0
+    );
 }
 
 #[test]
@@ -202,11 +255,23 @@ fn too_long_and_unroutable_are_refused_with_their_reason() {
     let stack = &mut segment.nodes[0].stacks[0];
     let near = "192.0.2.2:7".parse().unwrap();
     let far = "203.0.113.1:7".parse().unwrap();
-    assert_eq!(stack.udp_send(0, client, None, near, &[0; 1473]), Err(DropReason::MessageTooLong));
+    assert_eq!(
+        stack.udp_send(0, client, None, near, &[0; 1473]),
+        Err(DropReason::MessageTooLong)
+    );
     assert_eq!(stack.udp_send(0, client, None, near, &[0; 1472]), Ok(()));
-    assert_eq!(stack.udp_send(0, client, None, near, &[0; 66000]), Err(DropReason::MessageTooLong));
-    assert_eq!(stack.udp_send(0, client, None, far, b"x"), Err(DropReason::NoRoute));
+    assert_eq!(
+        stack.udp_send(0, client, None, near, &[0; 66000]),
+        Err(DropReason::MessageTooLong)
+    );
+    assert_eq!(
+        stack.udp_send(0, client, None, far, b"x"),
+        Err(DropReason::NoRoute)
+    );
     let foreign = Some(ip("192.0.2.50"));
-    assert_eq!(stack.udp_send(0, client, foreign, near, b"x"), Err(DropReason::SourceNotOurs));
+    assert_eq!(
+        stack.udp_send(0, client, foreign, near, b"x"),
+        Err(DropReason::SourceNotOurs)
+    );
     assert_eq!(stack.counters().dropped_total(), 4);
 }

@@ -39,10 +39,16 @@ fn seeds() -> Vec<Vec<u8>> {
         destination: ip("224.0.0.18"),
         payload: &[0x21; 36],
     };
-    node.stacks[0].send_from_virtual(0, ETHERNET, 9, &raw).unwrap();
+    node.stacks[0]
+        .send_from_virtual(0, ETHERNET, 9, &raw)
+        .unwrap();
     node.run();
     let mut frames: Vec<Vec<u8>> = node.sent.drain(..).collect();
-    let request = frames.iter().find(|frame| frame[12..14] == [8, 0]).unwrap().clone();
+    let request = frames
+        .iter()
+        .find(|frame| frame[12..14] == [8, 0])
+        .unwrap()
+        .clone();
     // An echo reply to the victim's own ping, a TCP segment, options, an ICMP error.
     for (offset, bytes) in [(34, &[0u8, 0][..]), (23, &[6][..]), (34, &[3, 3][..])] {
         let mut frame = request.clone();
@@ -97,7 +103,9 @@ fn fix_checksums(frame: &mut [u8]) {
     frame[24..26].fill(0);
     let checksum = sum(&frame[14..14 + header], 0).to_be_bytes();
     frame[24..26].copy_from_slice(&checksum);
-    let end = frame.len().min(14 + usize::from(u16::from_be_bytes([frame[16], frame[17]])));
+    let end = frame
+        .len()
+        .min(14 + usize::from(u16::from_be_bytes([frame[16], frame[17]])));
     let start = 14 + header;
     if end < start + 8 {
         return;
@@ -174,7 +182,11 @@ fn a_million_mutated_frames_are_counted_once_each() {
         .map(|&reason| snapshot.drops(reason))
         .sum();
     assert_eq!(snapshot.events(Event::FrameReceived), FRAMES as u64);
-    assert_eq!(snapshot.events(Event::FrameConsumed) + input_drops, FRAMES as u64, "{snapshot}");
+    assert_eq!(
+        snapshot.events(Event::FrameConsumed) + input_drops,
+        FRAMES as u64,
+        "{snapshot}"
+    );
     assert_eq!(format!("{:?}", node.stacks[3].tables()), configuration);
     // The mutations reach every check that a frame can fail.
     let unreached: Vec<DropReason> = DropReason::ALL

@@ -18,7 +18,11 @@ fn node(master: bool) -> Node {
 }
 
 fn set_master(node: &mut Node, master: bool) {
-    node.apply(Change::SetMaster { interface: ETHERNET, vhid: VHID, master });
+    node.apply(Change::SetMaster {
+        interface: ETHERNET,
+        vhid: VHID,
+        master,
+    });
 }
 
 /// A peer, used as a source of well-formed frames.
@@ -58,7 +62,11 @@ fn a_master_answers_arp_and_ping_from_the_virtual_mac_only() {
     for answer in &answers {
         assert_eq!(source_mac(answer), virtual_mac(VHID));
     }
-    assert_eq!(answers[0][22..28], virtual_mac(VHID).0, "ARP sender hardware address");
+    assert_eq!(
+        answers[0][22..28],
+        virtual_mac(VHID).0,
+        "ARP sender hardware address"
+    );
     let (_, mac, _) = peer.stacks[0].neighbors(0).next().unwrap();
     assert_eq!(mac, Some(virtual_mac(VHID)));
 }
@@ -99,7 +107,10 @@ fn a_backup_sends_nothing_from_the_virtual_mac() {
     };
     let refused = Err(DropReason::SendVirtualBackup);
     assert_eq!(node.stacks[0].announce(0, ETHERNET, VHID), refused);
-    assert_eq!(node.stacks[0].send_from_virtual(0, ETHERNET, VHID, &raw), refused);
+    assert_eq!(
+        node.stacks[0].send_from_virtual(0, ETHERNET, VHID, &raw),
+        refused
+    );
     let socket = node.bind(BindingKind::Udp, 1, VIRTUAL, 53);
     let to = "192.0.2.2:53".parse().unwrap();
     let refused = Err(DropReason::SourceVirtualBackup);
@@ -109,22 +120,32 @@ fn a_backup_sends_nothing_from_the_virtual_mac() {
 
     set_master(&mut node, true);
     node.stacks[0].announce(0, ETHERNET, VHID).unwrap();
-    node.stacks[0].send_from_virtual(0, ETHERNET, VHID, &raw).unwrap();
+    node.stacks[0]
+        .send_from_virtual(0, ETHERNET, VHID, &raw)
+        .unwrap();
     node.stacks[1].udp_send(0, socket, None, to, b"x").unwrap();
     node.run();
     let frames: Vec<Vec<u8>> = node.sent.drain(..).collect();
     assert_eq!(frames.len(), 3);
     let by_type = |protocol: [u8; 2]| frames.iter().filter(move |frame| frame[12..14] == protocol);
-    let announcement = by_type([8, 6]).find(|frame| source_mac(frame) == virtual_mac(VHID)).unwrap();
+    let announcement = by_type([8, 6])
+        .find(|frame| source_mac(frame) == virtual_mac(VHID))
+        .unwrap();
     assert_eq!(destination_mac(announcement), MacAddress::BROADCAST);
     assert_eq!(announcement[20..22], [0, 1], "a request");
     assert_eq!(announcement[22..28], virtual_mac(VHID).0);
-    assert_eq!((&announcement[28..32], &announcement[38..42]), (&[192, 0, 2, 10][..], &[192, 0, 2, 10][..]));
+    assert_eq!(
+        (&announcement[28..32], &announcement[38..42]),
+        (&[192, 0, 2, 10][..], &[192, 0, 2, 10][..])
+    );
     let advert = by_type([8, 0]).next().unwrap();
     assert_eq!(source_mac(advert), virtual_mac(VHID));
     assert_eq!(destination_mac(advert).to_string(), "01:00:5e:00:00:12");
     assert_eq!(advert.len(), 70);
-    assert_eq!((advert[15], advert[20], advert[22], advert[23]), (0x10, 0x40, 255, 112));
+    assert_eq!(
+        (advert[15], advert[20], advert[22], advert[23]),
+        (0x10, 0x40, 255, 112)
+    );
 }
 
 /// Mastership is lost while a packet from the virtual address waits for ARP: it must not leave.
@@ -136,7 +157,11 @@ fn a_packet_that_waited_over_the_loss_of_mastership_is_dropped() {
     node.stacks[1].udp_send(0, socket, None, to, b"x").unwrap();
     node.run();
     let request = node.sent.pop_front().unwrap();
-    assert_eq!(source_mac(&request), node.mac, "we ask from our own address");
+    assert_eq!(
+        source_mac(&request),
+        node.mac,
+        "we ask from our own address"
+    );
     peer.receive(&request);
     let reply = peer.sent.pop_front().unwrap();
     set_master(&mut node, false);
@@ -151,15 +176,25 @@ fn a_backups_own_traffic_to_the_virtual_address_goes_to_the_wire() {
     let socket = node.bind(BindingKind::Echo, 2, "0.0.0.0", 5);
     node.echo(socket, 2, VIRTUAL, 1);
     let request = node.sent.pop_front().unwrap();
-    assert_eq!((source_mac(&request), &request[12..14]), (node.mac, &[8, 6][..]));
-    assert_eq!(request[28..32], [192, 0, 2, 1], "asked from the real address");
+    assert_eq!(
+        (source_mac(&request), &request[12..14]),
+        (node.mac, &[8, 6][..])
+    );
+    assert_eq!(
+        request[28..32],
+        [192, 0, 2, 1],
+        "asked from the real address"
+    );
     // The master's announcement resolves it on the CPU that waits.
     let mut master = Node::new(1, 2, "192.0.2.2/24");
     master.add_virtual(VHID, "192.0.2.10/24", true);
     master.receive(&request);
     node.receive(&master.sent.pop_front().unwrap());
     let echo = node.sent.pop_front().unwrap();
-    assert_eq!((source_mac(&echo), destination_mac(&echo)), (node.mac, virtual_mac(VHID)));
+    assert_eq!(
+        (source_mac(&echo), destination_mac(&echo)),
+        (node.mac, virtual_mac(VHID))
+    );
     // Once master, we are the destination, on every CPU.
     set_master(&mut node, true);
     assert_eq!(node.stacks[2].neighbors(0).count(), 0);
@@ -197,7 +232,10 @@ fn another_master_is_reported_and_not_learned() {
 fn a_stolen_real_address_is_reported_and_defended_once_in_ten_seconds() {
     let mut node = Node::new(2, 1, "192.0.2.1/24");
     let mut thief = Node::new(1, 2, "192.0.2.1/24");
-    thief.apply(Change::SetUp { interface: ETHERNET, up: true });
+    thief.apply(Change::SetUp {
+        interface: ETHERNET,
+        up: true,
+    });
     let announcement = thief.sent.pop_front().unwrap();
     for second in 0..11 {
         node.advance(second * SECOND_NS);
@@ -220,7 +258,10 @@ fn an_announcement_corrects_every_copy() {
         }
         server.receive(&client.sent.pop_front().unwrap());
         client.receive(&server.sent.pop_front().unwrap());
-        server.apply(Change::SetUp { interface: ETHERNET, up: true });
+        server.apply(Change::SetUp {
+            interface: ETHERNET,
+            up: true,
+        });
         let mut announcement = server.sent.pop_back().unwrap();
         let new_mac = [2, 0, 0, 0, 0, 9];
         announcement[6..12].copy_from_slice(&new_mac);
@@ -250,7 +291,9 @@ fn carp_packets_reach_the_protocol_with_everything_it_checks() {
         destination: ip("224.0.0.18"),
         payload: b"advert",
     };
-    other.stacks[0].send_from_virtual(0, ETHERNET, VHID, &raw).unwrap();
+    other.stacks[0]
+        .send_from_virtual(0, ETHERNET, VHID, &raw)
+        .unwrap();
     other.run();
     let frame = other.sent.pop_front().unwrap();
     node.receive_on(3, &frame);
@@ -263,14 +306,23 @@ fn carp_packets_reach_the_protocol_with_everything_it_checks() {
     node.receive(&echoed);
     assert_eq!(node.raw.len(), 2);
     let input = &node.raw[0];
-    assert_eq!((input.ttl, input.tos, input.source), (254, 0xe0, ip("192.0.2.2")));
-    assert_eq!((input.frame.interface, input.frame.source_mac), (ETHERNET, virtual_mac(VHID)));
+    assert_eq!(
+        (input.ttl, input.tos, input.source),
+        (254, 0xe0, ip("192.0.2.2"))
+    );
+    assert_eq!(
+        (input.frame.interface, input.frame.source_mac),
+        (ETHERNET, virtual_mac(VHID))
+    );
     assert_eq!(input.packet.data(), b"advert");
     assert_eq!(node.raw[1].source, ip("192.0.2.1"));
     assert_eq!(node.snapshot().dropped_total(), 0);
 }
 
 fn internet_checksum(bytes: &[u8]) -> u16 {
-    let sum: u32 = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let sum: u32 = bytes
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]))
+        .sum();
     ((sum & 0xffff) + (sum >> 16)) as u16
 }

@@ -148,7 +148,9 @@ impl ArpCache {
                 if entry.tries > config::ARP_TRIES {
                     // It no longer answers: ask everybody from the start, and let packets wait.
                     entry.tries = 1;
-                    entry.state = State::Incomplete { held: Queue::from([packet]) };
+                    entry.state = State::Incomplete {
+                        held: Queue::from([packet]),
+                    };
                     self.incomplete += 1;
                 } else {
                     resolved.send = Some((mac, packet));
@@ -212,7 +214,10 @@ impl ArpCache {
             self.insert_incomplete(now_ns, key);
         }
         let entry = self.entries.get_mut(&key)?;
-        let known = State::Known { mac, confirmed_ns: now_ns };
+        let known = State::Known {
+            mac,
+            confirmed_ns: now_ns,
+        };
         let (released, moved) = match core::mem::replace(&mut entry.state, known) {
             State::Incomplete { held } => {
                 self.incomplete -= 1;
@@ -223,7 +228,12 @@ impl ArpCache {
         entry.tries = 0;
         entry.next_try_ns = 0;
         let asked_by = core::mem::take(&mut entry.asked_by);
-        Some(Learned { released, moved, asked_by, evicted })
+        Some(Learned {
+            released,
+            moved,
+            asked_by,
+            evicted,
+        })
     }
 
     /// The next entry whose time has come: ask for it again, or (with the packets that waited)
@@ -266,17 +276,19 @@ impl ArpCache {
         &self,
         now_ns: u64,
     ) -> impl Iterator<Item = (ArpKey, Option<MacAddress>, ArpState)> {
-        self.entries.iter().map(move |(&key, entry)| match entry.state {
-            State::Incomplete { .. } => (key, None, ArpState::Incomplete),
-            State::Known { mac, confirmed_ns } => {
-                let end_ns = confirmed_ns.saturating_add(config::ARP_REACHABLE_NS);
-                let state = match end_ns.checked_sub(now_ns) {
-                    None | Some(0) => ArpState::Stale,
-                    Some(remaining_ns) => ArpState::Reachable { remaining_ns },
-                };
-                (key, Some(mac), state)
-            }
-        })
+        self.entries
+            .iter()
+            .map(move |(&key, entry)| match entry.state {
+                State::Incomplete { .. } => (key, None, ArpState::Incomplete),
+                State::Known { mac, confirmed_ns } => {
+                    let end_ns = confirmed_ns.saturating_add(config::ARP_REACHABLE_NS);
+                    let state = match end_ns.checked_sub(now_ns) {
+                        None | Some(0) => ArpState::Stale,
+                        Some(remaining_ns) => ArpState::Reachable { remaining_ns },
+                    };
+                    (key, Some(mac), state)
+                }
+            })
     }
 
     fn insert_incomplete(&mut self, now_ns: u64, key: ArpKey) {
@@ -296,8 +308,13 @@ impl ArpCache {
         if self.entries.len() < config::ARP_ENTRIES {
             return Ok(None);
         }
-        let known = self.entries.iter().filter(|(_, entry)| !entry.is_incomplete());
-        let oldest = known.min_by_key(|(_, entry)| entry.last_used_ns).map(|(&key, _)| key);
+        let known = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| !entry.is_incomplete());
+        let oldest = known
+            .min_by_key(|(_, entry)| entry.last_used_ns)
+            .map(|(&key, _)| key);
         let victim = oldest.ok_or(DropReason::ArpTableFull)?;
         self.entries.remove(&victim);
         Ok(Some(victim))

@@ -65,7 +65,10 @@ fn the_queue_of_one_neighbor_keeps_the_newest() {
     for byte in 0..config::ARP_HELD_PACKETS as u8 {
         assert_eq!(cache.resolve(0, key(1), packet(byte)).dropped, None);
     }
-    assert_eq!(cache.resolve(0, key(1), packet(99)).dropped, Some(DropReason::ArpQueueFull));
+    assert_eq!(
+        cache.resolve(0, key(1), packet(99)).dropped,
+        Some(DropReason::ArpQueueFull)
+    );
     let released = bytes(cache.learn(0, key(1), MAC, false).unwrap().released);
     assert_eq!((released[0], released.len()), (1, config::ARP_HELD_PACKETS));
     assert_eq!(released.last(), Some(&99));
@@ -86,7 +89,10 @@ fn a_stale_neighbor_is_used_and_asked_again_until_it_fails() {
     }
     let failed = cache.resolve(now_ns, key(1), packet(1));
     assert!(failed.send.is_none() && failed.ask, "now it waits");
-    assert_eq!(bytes(cache.learn(now_ns, key(1), MAC, false).unwrap().released), [1]);
+    assert_eq!(
+        bytes(cache.learn(now_ns, key(1), MAC, false).unwrap().released),
+        [1]
+    );
     assert!(!cache.resolve(now_ns, key(1), packet(1)).ask, "fresh again");
 }
 
@@ -96,7 +102,12 @@ fn strangers_are_not_learned_unless_they_speak_to_us_and_moves_are_noticed() {
     assert!(cache.learn(0, key(1), MAC, false).is_none());
     assert!(!cache.learn(0, key(1), MAC, true).unwrap().moved);
     assert!(!cache.learn(1, key(1), MAC, false).unwrap().moved);
-    assert!(cache.learn(2, key(1), MacAddress([2, 0, 0, 0, 0, 8]), false).unwrap().moved);
+    assert!(
+        cache
+            .learn(2, key(1), MacAddress([2, 0, 0, 0, 0, 8]), false)
+            .unwrap()
+            .moved
+    );
 }
 
 #[test]
@@ -115,7 +126,10 @@ fn a_full_table_loses_the_least_used_but_none_that_packets_wait_in() {
     for last in 0..limit {
         let _ = cache.resolve(0, key(last), packet(1));
     }
-    assert_eq!(cache.resolve(0, key(limit), packet(1)).dropped, Some(DropReason::ArpTableFull));
+    assert_eq!(
+        cache.resolve(0, key(limit), packet(1)).dropped,
+        Some(DropReason::ArpTableFull)
+    );
     assert!(cache.learn(0, key(limit), MAC, true).is_none());
 }
 
@@ -129,5 +143,8 @@ fn the_owner_answers_or_asks_for_other_cpus() {
     let cpus: alloc::vec::Vec<u16> = (0..8).filter(|&cpu| asked_by.contains(cpu)).collect();
     assert_eq!(cpus, [3, 5]);
     assert_eq!(cache.ask(3, key(1), 3).mac, Some(MAC));
-    assert_eq!(cache.learn(4, key(1), MAC, true).unwrap().asked_by, CpuSet::default());
+    assert_eq!(
+        cache.learn(4, key(1), MAC, true).unwrap().asked_by,
+        CpuSet::default()
+    );
 }

@@ -60,7 +60,11 @@ impl Arp {
 }
 
 fn address(bytes: &[u8]) -> Ipv4Addr {
-    bytes.try_into().map_or(Ipv4Addr::UNSPECIFIED, |octets: [u8; 4]| Ipv4Addr::from(octets))
+    bytes
+        .try_into()
+        .map_or(Ipv4Addr::UNSPECIFIED, |octets: [u8; 4]| {
+            Ipv4Addr::from(octets)
+        })
 }
 
 fn mac(bytes: &[u8]) -> MacAddress {
@@ -69,7 +73,11 @@ fn mac(bytes: &[u8]) -> MacAddress {
 
 impl CpuStack {
     /// Handles an ARP packet (CPU 0 only: every ARP frame's flow is CPU 0's).
-    pub(crate) fn arp_input(&mut self, frame: FrameInfo, packet: &[u8]) -> Result<Fate, DropReason> {
+    pub(crate) fn arp_input(
+        &mut self,
+        frame: FrameInfo,
+        packet: &[u8],
+    ) -> Result<Fate, DropReason> {
         self.counters.event(Event::ArpReceived);
         let arp = Arp::parse(packet)?;
         self.counters.event(match arp.is_request {
@@ -83,7 +91,8 @@ impl CpuStack {
         // A probe (RFC 5227): the sender wants to know whether the target is free.
         let is_probe = arp.is_request && arp.sender.is_unspecified();
         if !is_probe {
-            if is_martian_source(arp.sender) || self.tables.broadcast_interface(arp.sender).is_some()
+            if is_martian_source(arp.sender)
+                || self.tables.broadcast_interface(arp.sender).is_some()
             {
                 return Err(DropReason::ArpBadSender);
             }
@@ -95,8 +104,7 @@ impl CpuStack {
         // RFC 826: what is known is corrected by whatever packet says so, but a new entry is made
         // only for somebody who speaks to us. An announcement (sender = target, whatever its
         // target hardware field holds, request or reply) therefore corrects and creates nothing.
-        let learned =
-            !is_probe && self.arp_learn(frame, arp.sender, arp.sender_mac, ours.is_ok());
+        let learned = !is_probe && self.arp_learn(frame, arp.sender, arp.sender_mac, ours.is_ok());
         match (arp.is_request, ours) {
             (true, Ok(mac)) => {
                 let reply = Arp {
@@ -179,10 +187,7 @@ impl CpuStack {
         }
         for cpu in 0..self.cpu_count {
             if cpu != self.cpu && (learned.moved || learned.asked_by.contains(cpu)) {
-                let message = CpuMessage::ArpLearn {
-                    key,
-                    mac,
-                };
+                let message = CpuMessage::ArpLearn { key, mac };
                 self.emit(Action::Post { cpu, message });
             }
         }
@@ -204,10 +209,7 @@ impl CpuStack {
         self.arp_forget_evicted(answer.evicted);
         match answer.mac {
             Some(mac) => {
-                let message = CpuMessage::ArpLearn {
-                    key,
-                    mac,
-                };
+                let message = CpuMessage::ArpLearn { key, mac };
                 self.emit(Action::Post { cpu: from, message });
             }
             None if answer.request => self.arp_request(key, None),
@@ -281,7 +283,10 @@ impl CpuStack {
             neighbor: key.address,
         };
         let sender = self.tables.select_source(hop);
-        let mac = self.tables.interface(key.interface).and_then(|config| config.mac);
+        let mac = self
+            .tables
+            .interface(key.interface)
+            .and_then(|config| config.mac);
         let (Ok(sender), Some(sender_mac)) = (sender, mac) else {
             return;
         };
@@ -309,7 +314,13 @@ impl CpuStack {
             sender: address,
             target: address,
         };
-        self.arp_send(interface, &announcement, MacAddress::ZERO, MacAddress::BROADCAST, mac);
+        self.arp_send(
+            interface,
+            &announcement,
+            MacAddress::ZERO,
+            MacAddress::BROADCAST,
+            mac,
+        );
         self.counters.event(Event::ArpAnnouncementSent);
     }
 
@@ -347,7 +358,8 @@ impl CpuStack {
             match expired {
                 None => self.arp_ask(key, None),
                 Some(held) => {
-                    held.iter().for_each(|_| self.counters.drop(DropReason::ArpTimeout));
+                    held.iter()
+                        .for_each(|_| self.counters.drop(DropReason::ArpTimeout));
                 }
             }
         }

@@ -52,7 +52,9 @@ impl Node {
     pub fn new(cpu_count: u16, number: u8, address: &str) -> Node {
         let mac = MacAddress([2, 0, 0, 0, 0, number]);
         let mut node = Node {
-            stacks: (0..cpu_count).map(|cpu| CpuStack::new(cpu, cpu_count, 1)).collect(),
+            stacks: (0..cpu_count)
+                .map(|cpu| CpuStack::new(cpu, cpu_count, 1))
+                .collect(),
             now_ns: 0,
             mac,
             sent: VecDeque::new(),
@@ -61,11 +63,25 @@ impl Node {
             posts: Vec::new(),
             next_socket: 1,
         };
-        node.apply(Change::Attach { name: "vtnet0".into(), mac, mtu_bytes: 1500, link: true });
-        node.apply(Change::SetUp { interface: ETHERNET, up: true });
+        node.apply(Change::Attach {
+            name: "vtnet0".into(),
+            mac,
+            mtu_bytes: 1500,
+            link: true,
+        });
+        node.apply(Change::SetUp {
+            interface: ETHERNET,
+            up: true,
+        });
         let address = address.parse().unwrap();
-        node.apply(Change::AddAddress { interface: ETHERNET, address });
-        node.apply(Change::JoinGroup { interface: ETHERNET, group: ip("224.0.0.18") });
+        node.apply(Change::AddAddress {
+            interface: ETHERNET,
+            address,
+        });
+        node.apply(Change::JoinGroup {
+            interface: ETHERNET,
+            group: ip("224.0.0.18"),
+        });
         node.stacks[0].register_protocol(112);
         node.sent.clear();
         node.events.clear();
@@ -99,7 +115,13 @@ impl Node {
         let socket = SocketId(self.next_socket);
         self.next_socket += 1;
         let address = ip(address);
-        self.apply(Change::Bind(Binding { socket, kind, address, port, owner }));
+        self.apply(Change::Bind(Binding {
+            socket,
+            kind,
+            address,
+            port,
+            owner,
+        }));
         socket
     }
 
@@ -167,12 +189,17 @@ impl Node {
     }
 
     pub fn next_deadline_ns(&self) -> Option<u64> {
-        self.stacks.iter().filter_map(CpuStack::next_deadline_ns).min()
+        self.stacks
+            .iter()
+            .filter_map(CpuStack::next_deadline_ns)
+            .min()
     }
 
     pub fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot::default();
-        self.stacks.iter().for_each(|stack| snapshot.add(stack.counters()));
+        self.stacks
+            .iter()
+            .for_each(|stack| snapshot.add(stack.counters()));
         snapshot
     }
 
@@ -206,7 +233,13 @@ pub struct Segment {
 
 impl Segment {
     pub fn new(nodes: Vec<Node>, seed: u64, loss: usize) -> Segment {
-        Segment { nodes, random: Random(seed), loss, now_ns: 0, spread: true }
+        Segment {
+            nodes,
+            random: Random(seed),
+            loss,
+            now_ns: 0,
+            spread: true,
+        }
     }
 
     /// One millisecond: what was sent arrives, what is due happens.
@@ -220,7 +253,11 @@ impl Segment {
         for (from, frame) in frames {
             for to in (0..self.nodes.len()).filter(|&to| to != from) {
                 if self.random.below(1000) >= self.loss {
-                    let cpus = if self.spread { self.nodes[to].stacks.len() } else { 1 };
+                    let cpus = if self.spread {
+                        self.nodes[to].stacks.len()
+                    } else {
+                        1
+                    };
                     let cpu = self.random.below(cpus);
                     self.nodes[to].receive_on(cpu, &frame);
                 }
