@@ -33,6 +33,8 @@ use super::virtio::transport::Transport;
 const BATCH: usize = 32;
 /// Frames waiting for the device's CPU or for room in the ring.
 const QUEUE_LIMIT: usize = 1024;
+/// Before a received frame, so that an answer can be built in place.
+const HEADROOM_BYTES: usize = net::config::DRIVER_HEADROOM_BYTES;
 /// Between finding a device broken and bringing it up anew, so that one that breaks at once does
 /// not take the CPU.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
@@ -43,6 +45,16 @@ pub trait Receiver: 'static {
     fn input(&self, packet: Packet);
     /// The link came or went.
     fn link_changed(&self, up: bool);
+}
+
+impl Receiver for net::Interface {
+    fn input(&self, packet: Packet) {
+        self.input(packet);
+    }
+
+    fn link_changed(&self, _up: bool) {
+        self.link_changed();
+    }
 }
 
 /// What the interrupt handlers signal, one for each MSI-X vector.
@@ -171,7 +183,8 @@ impl<T: Transport> Core<T> {
     fn poll(&self, batch: &mut Vec<Packet>) -> Option<Progress> {
         self.with(|net| {
             let progress = net.poll_receive(BATCH, |frame| {
-                let mut packet = Packet::allocate(0, frame.len_bytes()).map_err(|_| NoMemory)?;
+                let mut packet =
+                    Packet::allocate(HEADROOM_BYTES, frame.len_bytes()).map_err(|_| NoMemory)?;
                 frame.copy_to(&mut packet).map_err(|_| NoMemory)?;
                 batch.push(packet);
                 Ok(())
