@@ -266,7 +266,7 @@ mod tests {
 
     const BASE: u64 = 0x9000;
 
-    fn shown(image: &[u8]) -> impl Fn(u64, usize) -> Option<&[u8]> {
+    fn shown<'a>(image: &'a [u8]) -> impl Fn(u64, usize) -> Option<&'a [u8]> {
         move |address, len| {
             let at = usize::try_from(address.checked_sub(BASE)?).ok()?;
             image.get(at..at.checked_add(len)?)
