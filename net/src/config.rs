@@ -36,8 +36,10 @@ pub const ARP_DEFEND_NS: u64 = 10_000_000_000;
 /// ICMP errors a CPU may send in one second.
 pub const ICMP_ERRORS_PER_SECOND: u32 = 100;
 
-/// Bytes of the offending datagram an ICMP error carries back, beyond its IP header (RFC 792).
-pub const ICMP_QUOTED_BYTES: usize = 8;
+/// Bytes of the offending packet, its IP header included, that an ICMP error carries back: as many
+/// as fit a packet that every host takes (RFC 1812, 4.3.2.3: 576 bytes in all). Some stacks
+/// understand no error with less than the whole of a short datagram.
+pub const ICMP_QUOTED_BYTES: usize = 576 - 20 - 8;
 
 /// Datagrams that wait in one socket.
 pub const SOCKET_DATAGRAMS: usize = 64;

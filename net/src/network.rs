@@ -103,7 +103,13 @@ impl Message for Input {
 struct Protocols {
     /// Weak, because `Shared` holds the ports: the threads keep it alive, and they end with the
     /// node.
-    shared: Weak<Arc<Shared>>,
+    local: Weak<Local>,
+}
+
+/// A CPU's own handle to the network, so that a port's server and threads count a reference without
+/// an atomic operation on a line that all CPUs share.
+struct Local {
+    shared: Arc<Shared>,
 }
 
 impl Server for Protocols {
@@ -112,8 +118,8 @@ impl Server for Protocols {
 
 impl Serve<Input> for Protocols {
     fn put(&self, input: Input) -> Put<Input> {
-        if let Some(shared) = self.shared.upgrade() {
-            shared.drive(|stack, now_ns| match input {
+        if let Some(local) = self.local.upgrade() {
+            local.shared.drive(|stack, now_ns| match input {
                 Input::Frame { interface, packet } => stack.input(now_ns, interface, packet),
                 Input::Message(message) => stack.message(now_ns, message),
             });
@@ -193,10 +199,10 @@ impl Interface {
 
 /// Makes the ports and threads of the current CPU.
 fn start_cpu(shared: Arc<Shared>) -> CpuPorts {
-    let shared = Rc::new(shared);
+    let local = Rc::new(Local { shared });
     let port = || {
         Port::new(Protocols {
-            shared: Rc::downgrade(&shared),
+            local: Rc::downgrade(&local),
         })
     };
     let (ethernet, arp, ip, udp) = (port(), port(), port(), port());
@@ -208,17 +214,17 @@ fn start_cpu(shared: Arc<Shared>) -> CpuPorts {
     };
     let soft = |name| Builder::new(name).priority(Priority::SOFT);
     soft("net ether")
-        .spawn(serve(ethernet, shared.clone()))
+        .spawn(serve(ethernet, local.clone()))
         .detach();
-    soft("net ip").spawn(serve(ip, shared.clone())).detach();
-    soft("net udp").spawn(serve(udp, shared.clone())).detach();
-    soft("net arp").spawn(serve_arp(arp, shared)).detach();
+    soft("net ip").spawn(serve(ip, local.clone())).detach();
+    soft("net udp").spawn(serve(udp, local.clone())).detach();
+    soft("net arp").spawn(serve_arp(arp, local)).detach();
     handles
 }
 
 /// The thread of a port: what could not be handled inside the `post`. After a batch it lets others
 /// run, or a flood would hold the CPU.
-async fn serve(port: Port<Protocols>, _shared: Rc<Arc<Shared>>) {
+async fn serve(port: Port<Protocols>, _local: Rc<Local>) {
     loop {
         for _ in 0..config::BATCH_MESSAGES {
             handle(&port, port.receive().await);
@@ -229,7 +235,8 @@ async fn serve(port: Port<Protocols>, _shared: Rc<Arc<Shared>>) {
 
 /// The ARP thread also does what the stack has due by the clock, and what a change of the tables
 /// left to do.
-async fn serve_arp(port: Port<Protocols>, shared: Rc<Arc<Shared>>) {
+async fn serve_arp(port: Port<Protocols>, local: Rc<Local>) {
+    let shared = &local.shared;
     let kick = &shared.kicks[executor::current_cpu().index()];
     loop {
         for _ in 0..config::BATCH_MESSAGES {
