@@ -11,6 +11,7 @@
 SETUP_MINIMUM=95 # rustc 1.95: rust-version in Cargo.toml
 SETUP_TARGET=x86_64-unknown-none
 SETUP_FILE=out/setup.env
+SETUP_LOG=out/setup.log
 setup_wanted=()
 
 setup_say() { printf 'setup: %s\n' "$*" >&2; }
@@ -39,10 +40,13 @@ setup_install() {
     local why=$1 fix="apt-get install -y --no-install-recommends ${*:2}"
     shift
     setup_can_install || setup_stop "missing $why; fix it with (as root): $fix"
-    setup_say "installing for $why: $*"
+    setup_say "installing for $why: $* (about a minute; details in $SETUP_LOG)"
     setup_refresh
-    setup_as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2 </dev/null \
-        || setup_stop "could not install $why; fix it with (as root): apt-get update && $fix"
+    mkdir -p out
+    setup_as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" \
+        </dev/null >>"$SETUP_LOG" 2>&1 && return 0
+    tail -n 5 "$SETUP_LOG" >&2
+    setup_stop "could not install $why; fix it with (as root): apt-get update && $fix"
 }
 
 # setup_want COMMAND-or-FILE PACKAGE...: note packages whose command or file is not here.
@@ -64,7 +68,9 @@ setup_minor() {
 }
 
 setup_available() { # a package that apt could install now
-    apt-cache policy "$1" 2>/dev/null | grep -q '^ *Candidate: *[^ (]'
+    local policy
+    policy=$(apt-cache policy "$1" 2>/dev/null)
+    [[ $policy =~ Candidate:\ [^\(] ]]
 }
 
 # Rust 1.96 for Debian 12 lives in bookworm-security, which a bare root may lack.
