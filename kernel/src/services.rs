@@ -10,6 +10,9 @@ use core::cell::RefCell;
 
 use futures_util::future::LocalBoxFuture;
 
+use net::Network;
+
+use crate::carp_service::Carp;
 use crate::trace_stream::TraceStream;
 
 /// Says goodbye for one service.
@@ -19,15 +22,21 @@ type Stop = Box<dyn Fn() -> LocalBoxFuture<'static, ()>>;
 pub struct Services {
     /// The stream of trace records.
     pub trace_stream: Rc<TraceStream>,
+    /// The protocols.
+    pub network: Network,
+    /// The virtual addresses.
+    pub carp: Carp,
     stops: RefCell<Vec<Stop>>,
 }
 
 impl Services {
-    /// No more services than a node always has.
+    /// The services that every node has.
     #[must_use]
-    pub fn new(trace_stream: Rc<TraceStream>) -> Self {
+    pub fn new(trace_stream: Rc<TraceStream>, network: Network, carp: Carp) -> Self {
         Self {
             trace_stream,
+            network,
+            carp,
             stops: RefCell::default(),
         }
     }

@@ -6,6 +6,7 @@
 //! Decision: everything here runs in one thread of CPU 0, the one that becomes the console. Start-up
 //! is a sequence, and a sequence is easiest to follow when it is written as one.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
@@ -22,6 +23,7 @@ use crate::config::{Environment, RcScript};
 use crate::console::Console;
 use crate::console::terminal::{Output, Terminal};
 use crate::log::{Dmesg, KernelLog};
+use crate::network;
 use crate::platform::Machine;
 use crate::services::Services;
 use crate::trace_stream::{self, TraceStream};
@@ -45,18 +47,24 @@ async fn run(machine: Arc<dyn Machine>, node: Arc<Node>, log: Arc<KernelLog>) {
 
     let trace_stream = TraceStream::new(node.cpu_count());
     start_trace_stream(&machine, &node, &trace_stream, environment.hostname());
+    let (network, carp) = network::start(&*machine, &node).await;
     let terminal = Rc::new(Terminal::new(machine.clone()));
     let context = Context {
         output: Output::new(terminal.clone()),
         dmesg: Rc::new(RefCell::new(Dmesg::default())),
         sysctls: Sysctls::default(),
-        services: Services::new(trace_stream),
+        services: Services::new(trace_stream, network, carp),
         last_trace_mask: Cell::new(ClassMask::ALL),
         machine: machine.clone(),
         node,
         environment,
     };
     add_sysctls(&context);
+    let carp = context.services.carp.clone();
+    context.services.on_stop(move || {
+        let carp = carp.clone();
+        Box::pin(async move { carp.stop().await })
+    });
 
     log.set_quiet(false);
     log.hand_to_console_task();
@@ -160,6 +168,13 @@ fn add_sysctls(context: &Context) {
             accounting.set(on);
             node.set_accounting(on != 0);
         },
+    );
+    let (read, write) = (context.services.carp.clone(), context.services.carp.clone());
+    sysctls.add_settable(
+        "net.inet.carp.preempt",
+        0..=1,
+        move || u64::from(read.preempts()),
+        move |preempt| write.set_preempt(preempt != 0),
     );
     add_counters(sysctls, &context.node);
 }

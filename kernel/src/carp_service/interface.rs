@@ -94,6 +94,8 @@ fn source(parent: &Parent, vip: Ipv4Prefix) -> Option<Ipv4Addr> {
 
 /// The vhid of an interface while it has one, and where it runs.
 pub(super) struct Running {
+    /// The interface's name, for the log.
+    pub name: String,
     pub vhid: Vhid,
     pub parent: Parent,
     /// The virtual addresses that the network knows of.

@@ -29,7 +29,10 @@ pub struct Parent {
 /// A network that CARP can run on.
 pub trait Lan: 'static {
     /// Calls `sink` with each advertisement, conflict and change from now on.
-    fn listen(&self, sink: impl Fn(Input) + 'static);
+    fn listen(
+        &self,
+        sink: impl Fn(Input) + Clone + Send + Sync + 'static,
+    ) -> impl Future<Output = ()>;
 
     /// The interfaces that can carry multicast.
     fn parents(&self) -> impl Future<Output = Vec<Parent>>;

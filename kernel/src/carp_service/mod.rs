@@ -282,11 +282,11 @@ impl Carp {
 
 /// Starts the service on this CPU, which must be CPU 0. `seed` should differ from boot to boot and from
 /// node to node: cookies are made of it.
-pub fn start(lan: impl Lan, seed: u64) -> Carp {
+pub async fn start(lan: impl Lan, seed: u64) -> Carp {
     let port = Port::new(CarpServer);
     let handle = port.handle();
     let inputs = handle.clone();
-    lan.listen(move |input| inputs.post(input));
+    lan.listen(move |input| inputs.post(input)).await;
     Builder::new("carp")
         .priority(Priority::SOFT)
         .spawn(Vhids::new(lan, seed).run(port))

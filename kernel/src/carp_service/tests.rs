@@ -59,7 +59,7 @@ impl FakeLan {
 }
 
 impl Lan for FakeLan {
-    fn listen(&self, sink: impl Fn(Input) + 'static) {
+    async fn listen(&self, sink: impl Fn(Input) + Clone + Send + Sync + 'static) {
         self.wire
             .sinks
             .borrow_mut()
@@ -156,10 +156,11 @@ fn on_a_node<F: Future<Output = ()> + 'static>(test: fn() -> F) {
 /// Two nodes with one vhid; the first is faster. Returns when the first is master.
 async fn two_nodes() -> [(FakeLan, Carp); 2] {
     let wire = Rc::new(Wire::default());
-    let nodes = [0, 1].map(|number| {
-        let lan = FakeLan::new(&wire, number);
-        (lan.clone(), start(lan, number as u64))
-    });
+    let [first, second] = [0, 1].map(|number| FakeLan::new(&wire, number));
+    let nodes = [
+        (first.clone(), start(first, 0).await),
+        (second.clone(), start(second, 1).await),
+    ];
     for ((_, carp), skew) in nodes.iter().zip([4, 10]) {
         let line = "ifconfig carp0 create vhid 7 pass x advbase 0 192.0.2.10/24 advskew";
         configure(carp, &alloc::format!("{line} {skew}"))
@@ -257,7 +258,7 @@ fn preempt_takes_over_from_a_slower_master() {
 #[test]
 fn wrong_requests_are_refused_and_change_nothing() {
     on_a_node(|| async {
-        let carp = start(FakeLan::new(&Rc::default(), 0), 1);
+        let carp = start(FakeLan::new(&Rc::default(), 0), 1).await;
         for (line, needle) in [
             ("ifconfig carp0 up", "`ifconfig carp0 create`"),
             ("ifconfig vtnet9 create", "only carp interfaces"),
@@ -299,7 +300,7 @@ fn wrong_requests_are_refused_and_change_nothing() {
 fn strays_are_counted_by_reason() {
     on_a_node(|| async {
         let lan = FakeLan::new(&Rc::default(), 0);
-        let carp = start(lan.clone(), 1);
+        let carp = start(lan.clone(), 1).await;
         let advert = |ttl, bytes: &[u8]| Input::Advert {
             interface: PARENT,
             source: Ipv4Addr::new(192, 0, 2, 66),

@@ -281,7 +281,9 @@ impl<L: Lan> Vhids<L> {
             self.lan.join(parent, Ipv4Addr::from(GROUP)).await;
             let cookie = self.cookie(number);
             let vhid = Vhid::new(number, cookie, settings.config.clone())?;
+            let name = self.interfaces[index].name.clone();
             let running = Running {
+                name,
                 vhid,
                 parent: parent.clone(),
                 registered: Vec::new(),
@@ -432,13 +434,17 @@ async fn carry_out<L: Lan>(lan: &L, running: &mut Running, actions: Actions) {
                 for address in &mut running.registered {
                     address.master = change.to == State::Master;
                 }
-                log::info!("carp: {number}@{}: {change}", running.parent.name);
+                log::info!("{}: {change}", running.name);
             }
             Action::DemotionChanged(change) => {
-                log::info!("carp: {number}@{}: {change}", running.parent.name);
+                log::info!("{}: {change}", running.name);
             }
             Action::SplitBrain(report) => {
-                log::warn!("carp: {number}@{}: {report}", running.parent.name);
+                log::warn!(
+                    "{}: vhid {number} on {}: {report}",
+                    running.name,
+                    running.parent.name
+                );
             }
         }
         announced = announcing;

@@ -13,11 +13,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::fmt;
+use core::net::Ipv4Addr;
 
 use executor::Node;
 use executor::trace::ClassMask;
 use futures_util::future::LocalBoxFuture;
 
+use crate::carp_service::CarpError;
 use crate::config::Environment;
 use crate::console::line_editor::{Candidates, Complete};
 use crate::console::terminal::Output;
@@ -32,7 +34,10 @@ pub mod syntax;
 pub mod sysctl;
 pub mod words;
 
+mod ifconfig;
 mod machine;
+mod netstat;
+mod ping;
 mod text;
 mod threads;
 mod tracing;
@@ -99,6 +104,9 @@ pub fn all() -> impl Iterator<Item = &'static Command> {
         text::COMMANDS,
         threads::COMMANDS,
         tracing::COMMANDS,
+        ifconfig::COMMANDS,
+        ping::COMMANDS,
+        netstat::COMMANDS,
         sysctl::COMMANDS,
         machine::COMMANDS,
     ]
@@ -123,6 +131,16 @@ pub enum CommandError {
     NoSuchCpu(u16),
     /// A sysctl cannot be read or set.
     Sysctl(sysctl::SysctlError),
+    /// The network refused.
+    Network(net::ConfigError),
+    /// CARP refused.
+    Carp(CarpError),
+    /// No answer came to any request.
+    NoAnswer(Ipv4Addr),
+    /// An address is not in the ARP table.
+    NoArpEntry(Ipv4Addr),
+    /// Counters are kept for no protocol of this name.
+    NoSuchProtocol(String),
     /// `panic` without the word that shows it is meant.
     NotConfirmed,
 }
@@ -139,6 +157,18 @@ impl From<sysctl::SysctlError> for CommandError {
     }
 }
 
+impl From<net::ConfigError> for CommandError {
+    fn from(error: net::ConfigError) -> Self {
+        Self::Network(error)
+    }
+}
+
+impl From<CarpError> for CommandError {
+    fn from(error: CarpError) -> Self {
+        Self::Carp(error)
+    }
+}
+
 impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -149,6 +179,17 @@ impl fmt::Display for CommandError {
             Self::Argument(error) => error.fmt(f),
             Self::NoSuchCpu(cpu) => write!(f, "no CPU {cpu}; `cpus` lists them"),
             Self::Sysctl(error) => error.fmt(f),
+            Self::Network(error) => error.fmt(f),
+            Self::Carp(error) => error.fmt(f),
+            Self::NoAnswer(address) => write!(f, "no answer from {address}"),
+            Self::NoArpEntry(address) => write!(f, "{address} is not in the table"),
+            Self::NoSuchProtocol(name) => {
+                write!(
+                    f,
+                    "no counters for `{name}`; there are {}",
+                    netstat::protocol_names()
+                )
+            }
             Self::NotConfirmed => f.write_str("stops this kernel; say `panic yes` if you mean it"),
         }
     }

@@ -159,6 +159,8 @@ impl Console {
                         if let Some(at) = typed.iter().rposition(|&byte| byte == CTRL_C) {
                             // What was typed before Ctrl-C was meant for the command that ends here.
                             typed.drain(..=at);
+                            shell.context().output.discard();
+                            terminal.write_raw(b"^C\r\n");
                             ended = Ended::Interrupted;
                             break;
                         }
@@ -171,8 +173,8 @@ impl Console {
             }
         }
         if ended == Ended::Interrupted {
-            self.shell.context().output.discard();
-            self.terminal.write_raw(b"^C\r\n");
+            // A command that is dropped may have last words, such as what it counted.
+            self.shell.context().output.flush().await;
         }
         for error in errors {
             self.report(script_line, &error).await;

@@ -102,6 +102,17 @@ impl Output {
         Flush(&self.0)
     }
 
+    /// Takes a line without writing it; for destructors. [`Output::flush`] writes it.
+    pub fn keep_line(&self, text: fmt::Arguments<'_>) {
+        self.append(text);
+        self.0.text.borrow_mut().push(b'\n');
+    }
+
+    /// Writes what is kept.
+    pub fn flush(&self) -> Flush<'_> {
+        Flush(&self.0)
+    }
+
     /// Forgets what is not written yet: its command was cancelled.
     pub fn discard(&self) {
         self.0.text.borrow_mut().clear();

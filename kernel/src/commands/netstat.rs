@@ -1,0 +1,210 @@
+//! `netstat`, `arp`, `route`: what the network knows and counted.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt::Write;
+use core::net::Ipv4Addr;
+
+use net::{ArpEntry, Ipv4Prefix, Protocol, Snapshot};
+
+use super::arguments::Arguments;
+use super::syntax::network::{Arp, Netstat, Route, parse_arp, parse_netstat, parse_route};
+use super::{Command, CommandError, Context, no_words, owned, run};
+use crate::carp_service::CarpReport;
+use crate::network::interface_row;
+
+pub(super) const COMMANDS: &[Command] = &[
+    Command {
+        name: "arp",
+        summary: "show or forget who has which address",
+        usage: "arp [-a]\narp ADDRESS\narp -d ADDRESS\narp -d -a",
+        complete: |_, _| owned(&["-a", "-d"]),
+        run: run!(arp),
+    },
+    Command {
+        name: "netstat",
+        summary: "counters of the protocols and interfaces; the routes",
+        usage: "netstat -s [-p PROTOCOL]\nnetstat -i\nnetstat -r",
+        complete: |_, words| match words.last().map(String::as_str) {
+            Some("-p") => protocols().map(String::from).collect(),
+            _ => owned(&["-s", "-p", "-i", "-r"]),
+        },
+        run: run!(netstat),
+    },
+    Command {
+        name: "route",
+        summary: "show or change the routes",
+        usage: "route [show]\nroute add default|NETWORK/LENGTH|HOST GATEWAY\n\
+                route delete default|NETWORK/LENGTH|HOST",
+        complete: no_words,
+        run: run!(route),
+    },
+];
+
+const CARP: &str = "carp";
+
+fn protocols() -> impl Iterator<Item = &'static str> {
+    Protocol::ALL.into_iter().map(Protocol::name).chain([CARP])
+}
+
+/// The protocols that have counters, for messages.
+pub(super) fn protocol_names() -> String {
+    protocols().collect::<Vec<_>>().join(", ")
+}
+
+async fn netstat(context: &Context, words: Arguments<'_>) -> Result<(), CommandError> {
+    match parse_netstat(words)? {
+        Netstat::Statistics(wanted) => {
+            if let Some(name) = wanted.as_deref()
+                && !protocols().any(|known| known == name)
+            {
+                return Err(CommandError::NoSuchProtocol(name.into()));
+            }
+            let snapshot = context.services.network.statistics().await;
+            let carp = context.services.carp.report().await;
+            let text = statistics_text(&snapshot, &carp, wanted.as_deref());
+            for line in text.lines() {
+                context.output.line(format_args!("{line}")).await;
+            }
+        }
+        Netstat::Interfaces => show_interfaces(context).await,
+        Netstat::Routes => show_routes(context).await,
+    }
+    Ok(())
+}
+
+fn statistics_text(snapshot: &Snapshot, carp: &CarpReport, wanted: Option<&str>) -> String {
+    let mut text = String::new();
+    for protocol in Protocol::ALL {
+        if wanted.is_none_or(|wanted| wanted == protocol.name()) {
+            // Writing to a string does not fail.
+            let _ = snapshot.write_protocol(&mut text, protocol, wanted.is_some());
+        }
+    }
+    if wanted.is_none_or(|wanted| wanted == CARP) {
+        let _ = write_carp(&mut text, carp, wanted.is_some());
+    }
+    text
+}
+
+/// CARP's paragraph, in OpenBSD's words where it has them. `all` shows drops that never happened, too.
+fn write_carp(out: &mut dyn Write, report: &CarpReport, all: bool) -> core::fmt::Result {
+    let counters: Vec<&carp::Counters> = report
+        .interfaces
+        .iter()
+        .map(|status| &status.counters)
+        .chain([&report.strays])
+        .collect();
+    let sum =
+        |field: fn(&carp::Counters) -> u64| -> u64 { counters.iter().map(|c| field(c)).sum() };
+    writeln!(out, "{CARP}:")?;
+    writeln!(out, "\t{} packets received (IPv4)", sum(|c| c.received))?;
+    for reason in carp::DropReason::ALL {
+        let dropped: u64 = counters.iter().map(|c| c.dropped(reason)).sum();
+        if all || dropped > 0 {
+            writeln!(out, "\t\t{dropped} discarded {reason}")?;
+        }
+    }
+    writeln!(out, "\t{} packets sent (IPv4)", sum(|c| c.sent))?;
+    writeln!(out, "\t\t{} of them bow-outs", sum(|c| c.bow_outs_sent))?;
+    writeln!(out, "\t\t{} send errors", sum(|c| c.send_errors))?;
+    writeln!(
+        out,
+        "\t{} gratuitous ARP packets sent",
+        sum(|c| c.announcements)
+    )?;
+    writeln!(out, "\t{} transitions to master", sum(|c| c.became_master))?;
+    writeln!(out, "\t{} signs of a second master", sum(|c| c.split_brain))?;
+    writeln!(out, "\t{} jumps of time", sum(|c| c.time_jumps))
+}
+
+async fn show_interfaces(context: &Context) {
+    context
+        .output
+        .line(format_args!(
+            "{:<8} {:>6} {:>10} {:>12} {:>7} {:>10} {:>12} {:>7}",
+            "name", "mtu", "ipkts", "ibytes", "idrop", "opkts", "obytes", "odrop"
+        ))
+        .await;
+    for status in context.services.network.interfaces() {
+        let row = interface_row(&status.name, status.mtu_bytes, &status.counters);
+        context.output.line(format_args!("{row}")).await;
+    }
+}
+
+async fn show_routes(context: &Context) {
+    let output = &context.output;
+    output
+        .line(format_args!(
+            "{:<20} {:<16} {}",
+            "destination", "gateway", "interface"
+        ))
+        .await;
+    for route in context.services.network.routes() {
+        let destination = if route.destination.length() == 0 {
+            "default".into()
+        } else {
+            route.destination.to_string()
+        };
+        let gateway = route
+            .gateway
+            .map_or_else(|| "on link".into(), |gateway| gateway.to_string());
+        output
+            .line(format_args!(
+                "{destination:<20} {gateway:<16} {}",
+                route.interface
+            ))
+            .await;
+    }
+}
+
+async fn arp(context: &Context, words: Arguments<'_>) -> Result<(), CommandError> {
+    let network = &context.services.network;
+    match parse_arp(words)? {
+        Arp::ShowAll => {
+            for entry in network.arp_table().await {
+                show_entry(context, &entry).await;
+            }
+        }
+        Arp::Show(address) => {
+            let table = network.arp_table().await;
+            let entry = table.iter().find(|entry| entry.address == address);
+            show_entry(context, entry.ok_or(CommandError::NoArpEntry(address))?).await;
+        }
+        Arp::Delete(address) if network.arp_delete(address).await => {
+            context.output.line(format_args!("{address} deleted")).await;
+        }
+        Arp::Delete(address) => return Err(CommandError::NoArpEntry(address)),
+        Arp::Flush => network.arp_flush().await,
+    }
+    Ok(())
+}
+
+async fn show_entry(context: &Context, entry: &ArpEntry) {
+    let mac = entry
+        .mac
+        .map_or_else(|| "(incomplete)".into(), |mac| mac.to_string());
+    let ArpEntry {
+        address, interface, ..
+    } = entry;
+    context
+        .output
+        .line(format_args!("? ({address}) at {mac} on {interface}"))
+        .await;
+}
+
+async fn route(context: &Context, words: Arguments<'_>) -> Result<(), CommandError> {
+    let network = &context.services.network;
+    match parse_route(words)? {
+        Route::Show => show_routes(context).await,
+        Route::Add(address, length, gateway) => {
+            network.add_route(prefix(address, length)?, gateway).await?;
+        }
+        Route::Delete(address, length) => network.delete_route(prefix(address, length)?).await?,
+    }
+    Ok(())
+}
+
+fn prefix(address: Ipv4Addr, length: u8) -> Result<Ipv4Prefix, CommandError> {
+    Ok(Ipv4Prefix::new(address, length).ok_or(net::ConfigError::BadAddress)?)
+}
