@@ -11,11 +11,13 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod carp_service;
 pub mod commands;
 pub mod config;
 pub mod console;
 pub mod drivers;
 pub mod log;
+pub mod network;
 pub mod platform;
 pub mod services;
 pub mod start;

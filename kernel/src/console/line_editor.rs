@@ -155,8 +155,23 @@ impl LineEditor {
         echo.extend_from_slice(ERASE_TO_END);
     }
 
-    /// Draws prompt, visible part of the line, and cursor, from the first column.
+    /// Draws prompt, visible part of the line, and cursor, over whatever the row holds.
     pub fn redraw(&mut self, echo: &mut Vec<u8>) {
+        echo.push(b'\r');
+        let back = self.draw(echo);
+        echo.extend_from_slice(ERASE_TO_END);
+        move_back(back, echo);
+    }
+
+    /// As [`LineEditor::redraw`], in a row that is empty with the cursor at its start: plain text, so that a
+    /// program that reads the console finds the prompt right behind the end of a line.
+    pub fn draw_in_fresh_row(&mut self, echo: &mut Vec<u8>) {
+        let back = self.draw(echo);
+        move_back(back, echo);
+    }
+
+    /// Prompt and visible part of the line; returns how far behind the cursor that ends.
+    fn draw(&mut self, echo: &mut Vec<u8>) -> usize {
         let room = self.room();
         if self.cursor < self.scroll {
             self.scroll = self.cursor;
@@ -164,14 +179,9 @@ impl LineEditor {
             self.scroll = self.cursor - room;
         }
         let end = self.line.len().min(self.scroll + room);
-        echo.push(b'\r');
         echo.extend_from_slice(self.shown_prompt().as_bytes());
         echo.extend_from_slice(&self.line.as_bytes()[self.scroll..end]);
-        echo.extend_from_slice(ERASE_TO_END);
-        let back = end - self.cursor;
-        if back > 0 {
-            echo.extend_from_slice(alloc::format!("\x1b[{back}D").as_bytes());
-        }
+        end - self.cursor
     }
 
     /// Takes one byte; appends what the terminal must see to `echo`.
@@ -442,7 +452,7 @@ impl LineEditor {
             if second {
                 echo.extend_from_slice(b"\r\n");
                 list_in_columns(&words, self.columns, echo);
-                self.redraw(echo);
+                self.draw_in_fresh_row(echo);
             } else {
                 echo.push(BELL);
                 self.tab_pending = true;
@@ -464,6 +474,12 @@ impl LineEditor {
     fn shown_prompt(&self) -> &str {
         let most = self.columns / 2;
         &self.prompt[self.prompt.len().saturating_sub(most)..]
+    }
+}
+
+fn move_back(columns: usize, echo: &mut Vec<u8>) {
+    if columns > 0 {
+        echo.extend_from_slice(alloc::format!("\x1b[{columns}D").as_bytes());
     }
 }
 

@@ -101,7 +101,7 @@ impl Console {
     async fn read_line(&mut self) -> alloc::string::String {
         self.terminal.start_line();
         let mut echo = Vec::new();
-        self.editor.redraw(&mut echo);
+        self.editor.draw_in_fresh_row(&mut echo);
         loop {
             while let Some(byte) = self.typed.pop_front() {
                 let edit = self.editor.input(byte, &self.shell, &mut echo);
@@ -110,10 +110,10 @@ impl Console {
                     return line;
                 }
                 match edit {
-                    Edit::Cancelled => self.editor.redraw(&mut echo),
+                    Edit::Cancelled => self.editor.draw_in_fresh_row(&mut echo),
                     Edit::EndOfInput => {
                         echo.extend_from_slice(b"`poweroff` ends the machine\r\n");
-                        self.editor.redraw(&mut echo);
+                        self.editor.draw_in_fresh_row(&mut echo);
                     }
                     _ => {}
                 }
@@ -215,7 +215,7 @@ impl Console {
             }
         }
         if erased {
-            self.editor.redraw(echo);
+            self.editor.draw_in_fresh_row(echo);
         }
     }
 }

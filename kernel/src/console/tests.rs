@@ -120,7 +120,7 @@ impl Person {
         let (on_cpu0, node) = (machine.clone(), hosted.node().clone());
         hosted.block_on(move || async move { crate::start::start(on_cpu0, node) });
         let name = command_line.strip_prefix("hostname=").unwrap_or("anax");
-        let prompt = format!("\r{name}# \x1b[K");
+        let prompt = format!("{name}# ");
         Self {
             machine,
             hosted: Some(hosted),
@@ -272,7 +272,7 @@ fn a_log_line_of_another_cpu_leaves_the_edited_line_whole() {
     .detach();
     let erased = person.sees("cpu1: noise from afar\r\n");
     assert!(erased.contains("\r\x1b[K["), "{erased:?}");
-    assert_eq!(person.sees("\x1b[K"), "\ranax# echo unbro");
+    person.sees("anax# echo unbro");
     person.types("ken\r");
     assert_eq!(person.sees("unbroken\r\n"), "ken\r\n");
 }
@@ -399,6 +399,86 @@ fn trace_records_are_dumped_as_text_and_streamed_as_frames() {
     assert!(
         frames.iter().any(|frame| frame[1] == 2),
         "records between them"
+    );
+}
+
+#[test]
+fn the_loopback_interface_is_there_and_answers() {
+    let mut person = Person::boots(2, "", None);
+    person.sees_prompt();
+    let all = person.runs("ifconfig");
+    assert!(all.contains("lo0: flags=") && all.contains("\tinet 127.0.0.1 netmask 0xff000000"));
+    assert_eq!(person.runs("ifconfig -l"), "lo0\r\n");
+    let ping = person.runs("ping -c 2 -i 0.01 127.0.0.1");
+    assert!(
+        ping.contains("64 bytes from 127.0.0.1: icmp_seq=1 ttl=64 time="),
+        "{ping}"
+    );
+    assert!(
+        ping.contains("2 packets transmitted, 2 packets received, 0.0% packet loss"),
+        "{ping}"
+    );
+    let none = person.runs("ping -c 1 -W 0.01 192.0.2.77");
+    assert!(
+        none.contains("100.0% packet loss") && none.contains("ping: no answer"),
+        "{none}"
+    );
+    assert!(person.runs("netstat -s").contains("carp:"));
+    assert!(person.runs("netstat -i").contains("lo0 "));
+    assert!(person.runs("netstat -s -p ipx").contains("there are "));
+    assert!(person.runs("netstat -r").contains("127.0.0.0/8"));
+    assert!(
+        person
+            .runs("route add default 192.0.2.1")
+            .starts_with("route: gateway is not")
+    );
+    assert!(
+        person
+            .runs("arp 192.0.2.1")
+            .starts_with("arp: 192.0.2.1 is not")
+    );
+    let wrong = person.runs("ifconfig lo0 vhid 1");
+    assert!(wrong.contains("only carp interfaces"), "{wrong}");
+}
+
+#[test]
+fn ping_says_what_it_counted_when_it_is_stopped() {
+    let mut person = Person::boots(1, "", None);
+    person.sees_prompt();
+    person.types("ping -i 0.01 127.0.0.1\r");
+    person.sees("icmp_seq=2");
+    person.types("\x03");
+    person.sees("^C\r\n");
+    person.sees("packets received, 0.0% packet loss\r\n");
+    person.sees_prompt();
+}
+
+#[test]
+fn a_carp_interface_is_made_shown_and_destroyed() {
+    let mut person = Person::boots(1, "", None);
+    person.sees_prompt();
+    assert_eq!(person.runs("ifconfig carp0 create"), "");
+    assert_eq!(
+        person.runs("ifconfig carp0 vhid 1 pass x advskew 100 192.0.2.10/24 up"),
+        ""
+    );
+    let shown = person.runs("ifconfig carp0");
+    assert!(
+        shown.contains("\tcarp: INIT vhid 1 advbase 1 advskew 100\r\n"),
+        "{shown}"
+    );
+    assert!(
+        person
+            .runs("ifconfig carp0 vhaddr")
+            .contains("192.0.2.10/24 inactive")
+    );
+    let set = person.runs("sysctl net.inet.carp.preempt=1");
+    assert_eq!(set, "net.inet.carp.preempt: 0 -> 1\r\n");
+    assert_eq!(person.runs("ifconfig carp0 destroy"), "");
+    assert!(
+        person
+            .runs("ifconfig carp0")
+            .contains("`ifconfig carp0 create` makes it")
     );
 }
 

@@ -39,6 +39,12 @@ pub trait Machine: Send + Sync {
     /// The start-up commands given from outside (QEMU's fw_cfg file opt/anax/rc), if any.
     fn rc_text(&self) -> Option<&[u8]>;
 
+    /// What drivers need of the machine, if it has devices for them. Asked for on CPU 0, which gets the
+    /// devices' interrupts.
+    fn hardware(&self) -> Option<&dyn crate::drivers::probe::Hardware> {
+        None
+    }
+
     /// Writes what is worth knowing about the machine, one fact a line.
     fn describe(&self, out: &mut dyn fmt::Write);
 }

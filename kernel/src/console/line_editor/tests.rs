@@ -91,7 +91,7 @@ impl Typist {
         let mut editor = LineEditor::new("# ");
         let mut screen = Screen::new(DEFAULT_COLUMNS);
         let mut echo = vec![];
-        editor.redraw(&mut echo);
+        editor.draw_in_fresh_row(&mut echo);
         screen.show(&echo);
         Self {
             editor,
@@ -105,7 +105,11 @@ impl Typist {
             let mut echo = vec![];
             let edit = self.editor.input(byte, complete, &mut echo);
             if edit != Edit::More {
-                self.editor.redraw(&mut echo);
+                if edit == Edit::EndOfInput {
+                    self.editor.redraw(&mut echo);
+                } else {
+                    self.editor.draw_in_fresh_row(&mut echo);
+                }
                 self.edits.push(edit);
             }
             self.screen.show(&echo);
@@ -304,7 +308,7 @@ fn a_log_line_can_pass_under_the_line_being_edited() {
     let mut echo = vec![];
     typist.editor.erase(&mut echo);
     echo.extend_from_slice(b"cpu1: hello\r\n");
-    typist.editor.redraw(&mut echo);
+    typist.editor.draw_in_fresh_row(&mut echo);
     typist.screen.show(&echo);
     typist.check();
     assert_eq!(typist.screen.rows_above, ["cpu1: hello"]);
