@@ -31,6 +31,11 @@ use super::virtio::transport::Transport;
 
 /// Frames handled between two yields.
 const BATCH: usize = 32;
+/// Batches without a pause after which a device's thread lets threads of any priority run: a flood must
+/// not silence the console, or a CARP master.
+const FLOOD_BATCHES: u32 = 8;
+/// How long it then lets them.
+const BREATH: Duration = Duration::from_micros(100);
 /// Frames waiting for the device's CPU or for room in the ring.
 const QUEUE_LIMIT: usize = 1024;
 /// Before a received frame, so that an answer can be built in place.
@@ -45,16 +50,6 @@ pub trait Receiver: 'static {
     fn input(&self, packet: Packet);
     /// The link came or went.
     fn link_changed(&self, up: bool);
-}
-
-impl Receiver for net::Interface {
-    fn input(&self, packet: Packet) {
-        self.input(packet);
-    }
-
-    fn link_changed(&self, _up: bool) {
-        self.link_changed();
-    }
 }
 
 /// What the interrupt handlers signal, one for each MSI-X vector.
@@ -232,23 +227,28 @@ impl<T: Transport> Core<T> {
 
 async fn receive<T: Transport>(core: Rc<Core<T>>, receiver: Rc<impl Receiver>) {
     let mut batch = Vec::with_capacity(BATCH);
+    let mut batches = 0_u32;
     loop {
         let progress = core.poll(&mut batch);
         for packet in batch.drain(..) {
             receiver.input(packet);
         }
-        match progress {
-            Some(Progress::More) => executor::yield_now().await,
-            Some(Progress::Drained) => {
-                if core.with(|net| net.is_broken()) == Some(true) {
-                    if !core.restart(&*receiver).await {
-                        return;
-                    }
-                } else if core.with(|net| net.await_frames()) == Some(false) {
-                    core.events.receive.wait().await;
-                }
+        if core.with(|net| net.is_broken()) == Some(true) {
+            if !core.restart(&*receiver).await {
+                return;
             }
+            continue;
+        }
+        let more = match progress {
+            Some(Progress::More) => true,
+            Some(Progress::Drained) => core.with(|net| net.await_frames()) == Some(true),
             None => return,
+        };
+        batches = if more { batches.wrapping_add(1) } else { 0 };
+        if more {
+            rest(batches).await;
+        } else {
+            core.events.receive.wait().await;
         }
     }
 }
@@ -272,7 +272,7 @@ async fn watch_link<T: Transport>(core: Rc<Core<T>>, receiver: Rc<impl Receiver>
 
 /// Serves frames that could not go at once: from other CPUs, or with the ring full.
 async fn transmit<T: Transport + 'static>(core: Rc<Core<T>>, port: Port<Sender<T>>) {
-    let mut since_flush = 0;
+    let (mut since_flush, mut batches) = (0, 0_u32);
     loop {
         let work = port.receive().await;
         while core.with(|net| net.is_stalled()) == Some(true) {
@@ -284,11 +284,22 @@ async fn transmit<T: Transport + 'static>(core: Rc<Core<T>>, port: Port<Sender<T
         core.send(&work.message().0);
         work.reply(());
         since_flush += 1;
-        if port.queued() == 0 || since_flush == BATCH {
+        let emptied = port.queued() == 0;
+        if emptied || since_flush == BATCH {
             core.with(|net| net.flush());
             since_flush = 0;
-            executor::yield_now().await;
+            batches = if emptied { 0 } else { batches.wrapping_add(1) };
+            rest(batches).await;
         }
+    }
+}
+
+/// Between two batches: lets others run; those of low priority, too, now and then in a flood.
+async fn rest(batches: u32) {
+    if batches > 0 && batches.is_multiple_of(FLOOD_BATCHES) {
+        executor::sleep(BREATH).await;
+    } else {
+        executor::yield_now().await;
     }
 }
 

@@ -228,3 +228,79 @@ fn the_link_is_reported_and_a_device_in_need_is_reset() {
     assert_eq!(bench.seen.recv_timeout(PATIENCE), Ok(Seen::Link(true)));
     assert!(bench.device.link_up());
 }
+
+/// Each frame that comes up makes the device receive another, so the ring never runs dry.
+struct Flood {
+    fake: FakeDevice,
+    left: core::cell::Cell<u32>,
+    stop: Arc<AtomicBool>,
+    tell: mpsc::Sender<u32>,
+}
+
+impl Receiver for Flood {
+    fn input(&self, packet: Packet) {
+        if self.stop.load(Ordering::Relaxed) || self.left.get() == 0 {
+            let _ = self.tell.send(self.left.get());
+            return;
+        }
+        self.left.set(self.left.get() - 1);
+        let chain = self
+            .fake
+            .take(0)
+            .expect("buffers go back before frames come up");
+        let mut bytes = vec![0; 12];
+        bytes.extend_from_slice(&packet);
+        let written = self.fake.write_chain(&chain, &bytes);
+        self.fake.complete(0, chain.head, written);
+    }
+    fn link_changed(&self, _up: bool) {}
+}
+
+#[test]
+fn a_flood_leaves_time_for_threads_of_low_priority() {
+    const FRAMES: u32 = 100_000;
+    let dma = FakeDma::new();
+    let features = feature::VERSION_1 | feature::EVENT_IDX | 1 << 5;
+    let options = FakeOptions {
+        features,
+        config: vec![2, 0, 0, 0, 0, 1],
+        ..Default::default()
+    };
+    let fake = FakeDevice::new(&dma, options);
+    let events = Arc::new(Events::default());
+    let signalled = events.clone();
+    fake.on_interrupt(move |_| signalled.receive.signal());
+    let node = Hosted::start(Options {
+        cpus: 1,
+        ..Options::default()
+    });
+    let (tell, told) = mpsc::channel();
+    let given = fake.clone();
+    node.block_on(move || async move {
+        let vtnet = Vtnet::bring_up(given.transport(), &dma.handle(), VECTORS, events).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (left, fake) = (core::cell::Cell::new(FRAMES), given);
+        vtnet.start(Flood {
+            fake: fake.clone(),
+            left,
+            stop: stop.clone(),
+            tell,
+        });
+        let quiet = async move {
+            // Runs when nothing of a higher priority can.
+            executor::yield_now().await;
+            stop.store(true, Ordering::Relaxed);
+        };
+        Builder::new("quiet")
+            .priority(Priority::IDLE)
+            .spawn(quiet)
+            .detach();
+        let chain = fake.take(0).unwrap();
+        let written = fake.write_chain(&chain, &[1; 72]);
+        fake.complete(0, chain.head, written);
+    });
+    assert!(
+        told.recv_timeout(PATIENCE).unwrap() > 0,
+        "the flood came to its end first"
+    );
+}
