@@ -12,4 +12,5 @@ pub mod host;
 pub mod kernel;
 pub mod lan;
 pub mod qemu;
+pub mod trace;
 pub mod vm;

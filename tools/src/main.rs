@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tools::command::{bench, boot, build, carp, iso, lan, test};
+use tools::command::{bench, boot, build, carp, iso, lan, test, trace};
 use tools::host::Interrupted;
 
 /// Boots Anax, connects its nodes and shows what they do.
@@ -31,6 +31,7 @@ enum Command {
     Iso(iso::Arguments),
     Lan(lan::Arguments),
     Test(test::Arguments),
+    Trace(trace::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Iso(arguments) => iso::run(arguments),
         Command::Test(arguments) => test::run(arguments),
         Command::Lan(arguments) => lan::run(arguments),
+        Command::Trace(arguments) => trace::run(arguments),
     };
     match result {
         Ok(code) => code,

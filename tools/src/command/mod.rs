@@ -7,3 +7,4 @@ pub mod carp;
 pub mod iso;
 pub mod lan;
 pub mod test;
+pub mod trace;
