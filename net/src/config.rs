@@ -50,6 +50,10 @@ pub const SOCKETS: usize = 4096;
 /// Static routes a node may have.
 pub const ROUTES: usize = 256;
 
+/// Packets that wait in the ports of one CPU together. What comes beyond them is dropped: a flow's CPU
+/// that does not keep up must not fill the memory.
+pub const QUEUED_PACKETS: u32 = 1024;
+
 /// Interfaces a node may have, `lo0` included.
 pub const INTERFACES: usize = 32;
 

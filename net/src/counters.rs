@@ -80,6 +80,7 @@ counted! {
         FrameNotForUs: Ethernet, "dropped: unicast to another station";
         FrameVirtualBackup: Ethernet, "dropped: to a virtual address while backup";
         FrameUnknownType: Ethernet, "dropped: unknown protocol";
+        FrameQueueFull: Ethernet, "dropped: too many packets wait for the CPU of their flow";
         FrameInterfaceDown: Ethernet, "dropped: interface down";
         SendInterfaceDown: Ethernet, "output dropped: interface down";
         SendVirtualBackup: Ethernet, "output dropped: from a virtual address while backup";

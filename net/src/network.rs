@@ -18,6 +18,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::fmt;
 use core::pin::pin;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use executor::{
     Builder, CpuId, CpuLocal, Message, Node, Pending, Port, PortRef, Priority, Put, Serve, Server,
@@ -64,6 +65,8 @@ pub(crate) struct Shared {
     ports: Once<Box<[CpuPorts]>>,
     /// By interface index.
     pub(crate) devices: [Once<Arc<dyn Device>>; config::INTERFACES],
+    /// By CPU: packets posted to its ports and not handled yet.
+    queued: Box<[AtomicU32]>,
     /// By CPU: tells its ARP thread to look at its stack again.
     kicks: Box<[executor::Event]>,
 }
@@ -95,6 +98,20 @@ pub(crate) enum Input {
     Message(CpuMessage),
 }
 
+impl Input {
+    /// Whether it carries a received packet, which may be dropped.
+    fn is_packet(&self) -> bool {
+        !matches!(
+            self,
+            Input::Message(
+                CpuMessage::ArpAsk { .. }
+                    | CpuMessage::ArpLearn { .. }
+                    | CpuMessage::ArpForget { .. }
+            )
+        )
+    }
+}
+
 impl Message for Input {
     type Reply = ();
 }
@@ -119,7 +136,11 @@ impl Server for Protocols {
 impl Serve<Input> for Protocols {
     fn put(&self, input: Input) -> Put<Input> {
         if let Some(local) = self.local.upgrade() {
-            local.shared.drive(|stack, now_ns| match input {
+            let shared = &local.shared;
+            if input.is_packet() {
+                shared.queued[executor::current_cpu().index()].fetch_sub(1, Ordering::Relaxed);
+            }
+            shared.drive(|stack, now_ns| match input {
                 Input::Frame { interface, packet } => stack.input(now_ns, interface, packet),
                 Input::Message(message) => stack.message(now_ns, message),
             });
@@ -150,6 +171,7 @@ impl Network {
             cpus: CpuLocal::new(node, state),
             ports: Once::new(),
             devices: [const { Once::new() }; config::INTERFACES],
+            queued: (0..cpu_count).map(|_| AtomicU32::new(0)).collect(),
             kicks: (0..cpu_count).map(|_| executor::Event::new()).collect(),
         });
         let mut ports = Vec::new();
@@ -174,8 +196,11 @@ impl Interface {
     /// end. To be called by the driver on the CPU that received it.
     pub fn input(&self, packet: Packet) {
         let interface = self.index;
-        if let Some(ports) = self.network.shared.ports(executor::current_cpu().0) {
-            ports.ethernet.post(Input::Frame { interface, packet });
+        let shared = &self.network.shared;
+        let cpu = executor::current_cpu().0;
+        let input = Input::Frame { interface, packet };
+        if !shared.send(cpu, |ports| &ports.ethernet, input) {
+            shared.with(|state| state.stack.count_refused_frame());
         }
     }
 
@@ -327,13 +352,30 @@ impl Shared {
 
     /// Sends a message to the port of its protocol on a CPU.
     fn post(&self, cpu: u16, message: CpuMessage) {
-        let Some(ports) = self.ports(cpu) else { return };
-        let port = match message {
-            CpuMessage::Ip { .. } => &ports.ip,
-            CpuMessage::Deliver { .. } => &ports.udp,
-            _ => &ports.arp,
+        let choose: fn(&CpuPorts) -> &PortRef<Protocols> = match message {
+            CpuMessage::Ip { .. } => |ports| &ports.ip,
+            CpuMessage::Deliver { .. } => |ports| &ports.udp,
+            _ => |ports| &ports.arp,
         };
-        port.post(Input::Message(message));
+        if !self.send(cpu, choose, Input::Message(message)) {
+            self.with(|state| state.stack.count_refused_message());
+        }
+    }
+
+    /// Sends to a port of a CPU; false if it is a packet and too many wait there already.
+    fn send(&self, cpu: u16, choose: fn(&CpuPorts) -> &PortRef<Protocols>, input: Input) -> bool {
+        let Some(ports) = self.ports(cpu) else {
+            return false;
+        };
+        if input.is_packet() {
+            let queued = &self.queued[usize::from(cpu)];
+            if queued.fetch_add(1, Ordering::Relaxed) >= config::QUEUED_PACKETS {
+                queued.fetch_sub(1, Ordering::Relaxed);
+                return false;
+            }
+        }
+        choose(ports).post(input);
+        true
     }
 
     /// Takes the ARP thread's deadline from the stack and remembers it.

@@ -330,6 +330,17 @@ impl CpuStack {
         }
     }
 
+    /// Counts a received frame that the driver of this stack could not even hand in.
+    pub fn count_refused_frame(&mut self) {
+        self.counters.event(Event::FrameReceived);
+        self.counters.drop(DropReason::FrameQueueFull);
+    }
+
+    /// Counts a packet posted to a CPU that could take no more.
+    pub fn count_refused_message(&mut self) {
+        self.counters.drop(DropReason::FrameQueueFull);
+    }
+
     fn handle(&mut self, message: CpuMessage) {
         let fate = match message {
             CpuMessage::Ip { frame, packet } => self.ip_input(frame, packet),

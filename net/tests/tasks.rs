@@ -314,3 +314,58 @@ fn the_arp_timer_runs_on_every_cpu() {
         assert_eq!(waiter.await, 2);
     });
 }
+
+/// A flow's CPU that does nothing for a while: what waits for it is bounded, the rest is counted.
+#[test]
+fn a_busy_cpu_gets_a_bounded_queue() {
+    let cable = Cable::new(1);
+    let (machine, interface) = machine(&cable, "192.0.2.1/24");
+    let (from, to) = ([192, 0, 2, 2], [192, 0, 2, 1]);
+    let flow = hash::Flow::Addresses {
+        source: from.into(),
+        destination: to.into(),
+    };
+    let owner = CpuId(flow.cpu(4));
+    // A UDP header that promises more than there is.
+    let mut frame = vec![0; 42];
+    frame[..12].copy_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2]);
+    frame[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17]);
+    frame[26..30].copy_from_slice(&from);
+    frame[30..34].copy_from_slice(&to);
+    frame[38] = 0xff;
+    const FRAMES: u64 = 3000;
+    let snapshot = machine.run(move |network| async move {
+        let release = Arc::new(OnceLock::new());
+        let receiver = CpuId((owner.0 + 1) % 4);
+        let (gate, stuck) = (release.clone(), Arc::new(OnceLock::new()));
+        let reached = stuck.clone();
+        let busy = executor::spawn_on(owner, "busy", move || async move {
+            reached.set(()).unwrap();
+            while gate.get().is_none() {
+                std::thread::yield_now();
+            }
+        });
+        let flood = executor::spawn_on(receiver, "flood", move || async move {
+            while stuck.get().is_none() {
+                executor::yield_now().await;
+            }
+            for _ in 0..FRAMES {
+                interface.input(Packet::copy_from(0, &frame).unwrap());
+            }
+            release.set(()).unwrap();
+        });
+        flood.await;
+        busy.await;
+        loop {
+            let snapshot = network.statistics().await;
+            let counted = snapshot.dropped_total();
+            if counted == FRAMES {
+                return snapshot;
+            }
+            executor::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let handled = u64::from(config::QUEUED_PACKETS);
+    assert_eq!(snapshot.drops(DropReason::FrameQueueFull), FRAMES - handled);
+    assert_eq!(snapshot.drops(DropReason::IpBadChecksum), handled);
+}
