@@ -12,13 +12,14 @@ use core::net::Ipv4Addr;
 
 use executor::Node;
 use net::{
-    ConfigError, DeviceStatistics, DropReason, InterfaceIndex, Network, NetworkEvent,
-    ProtocolInput, RawIpv4, VirtualAddress,
+    ConfigError, DeviceStatistics, DropReason, Interface, InterfaceIndex, Network, NetworkEvent,
+    Packet, ProtocolInput, RawIpv4, VirtualAddress,
 };
 
 use crate::carp_service::lan::{Lan, Parent};
 use crate::carp_service::{self, Carp, Input};
 use crate::drivers::probe::{self, Devices};
+use crate::drivers::vtnet::Receiver;
 use crate::platform::Machine;
 
 /// Brings the network up. To be called on CPU 0, which gets the devices' interrupts.
@@ -31,7 +32,7 @@ pub async fn start(machine: &dyn Machine, node: &Node) -> (Network, Carp) {
         let device = vtnet.device();
         log::info!("{name}: Ethernet address {}", net::Device::mac(&*device));
         match network.attach(&name, device).await {
-            Ok(interface) => vtnet.start(interface),
+            Ok(interface) => vtnet.start(InterfaceReceiver(interface)),
             Err(error) => log::warn!("{name}: {error}"),
         }
     }
@@ -50,6 +51,19 @@ fn seed(node: &Node, devices: &Devices) -> u64 {
         // FNV-1a
         (seed ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
     })
+}
+
+/// Hands what a device receives to its interface.
+struct InterfaceReceiver(Interface);
+
+impl Receiver for InterfaceReceiver {
+    fn input(&self, packet: Packet) {
+        self.0.input(packet);
+    }
+
+    fn link_changed(&self, _: bool) {
+        self.0.link_changed();
+    }
 }
 
 /// The network as CARP sees it.

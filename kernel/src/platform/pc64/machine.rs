@@ -155,6 +155,10 @@ impl Pc64 {
 }
 
 impl Machine for &'static Pc64 {
+    fn hardware(&self) -> Option<&dyn crate::drivers::probe::Hardware> {
+        Some(self)
+    }
+
     fn name(&self) -> &'static str {
         use super::features::Hypervisor;
         match self.features.hypervisor {
