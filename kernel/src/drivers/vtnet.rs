@@ -52,6 +52,17 @@ pub trait Receiver: 'static {
     fn link_changed(&self, up: bool);
 }
 
+impl Receiver for net::Interface {
+    fn input(&self, packet: Packet) {
+        self.input(packet);
+    }
+
+    fn link_changed(&self, _up: bool) {
+        // The interface asks the device.
+        self.link_changed();
+    }
+}
+
 /// What the interrupt handlers signal, one for each MSI-X vector.
 #[derive(Debug, Default)]
 pub struct Events {
