@@ -56,6 +56,8 @@ pub struct Cpu {
     pub(crate) inline_depth: Cell<u8>,
     /// Tokens held by the poll in progress. Owner.
     pub(crate) held_tokens: RefCell<Vec<*const ()>>,
+    /// How many those are. Owner.
+    pub(crate) tokens_held: Cell<usize>,
     pub(crate) token_waiters: RefCell<Vec<core::task::Waker>>,
     pub(crate) timers: Timers,
     /// What the hardware timer is set to; `u64::MAX` when disarmed. Owner.
@@ -136,6 +138,7 @@ impl Cpu {
             inline_depth: Cell::new(0),
             // Room enough that taking a token does not allocate.
             held_tokens: RefCell::new(Vec::with_capacity(32)),
+            tokens_held: Cell::new(0),
             token_waiters: RefCell::new(Vec::new()),
             timers: Timers::new(),
             armed_ns: Cell::new(u64::MAX),

@@ -139,6 +139,8 @@ struct Inner<S: Server> {
     /// Everything below belongs to the owner CPU.
     server: S,
     busy: Cell<bool>,
+    /// The queue's length, where a call sees it without a borrow.
+    queued: Cell<usize>,
     queue: RefCell<VecDeque<S::Work>>,
     receiver: Cell<Option<Waker>>,
 }
@@ -194,23 +196,24 @@ impl<S: Server> Drop for Shared<S> {
 }
 
 impl<S: Server> Inner<S> {
+    /// The owner, if it is the current CPU.
     #[inline]
-    fn is_local(&self) -> bool {
-        ptr::eq(self.owner, current::pointer())
+    fn here(&self) -> Option<&Cpu> {
+        // SAFETY: the current CPU is alive.
+        ptr::eq(self.owner, current::pointer()).then(|| unsafe { &*self.owner })
     }
 
     /// Owner, in a poll. Tries to answer at once.
     #[inline]
-    fn try_put<M: Message>(&self, message: M) -> Put<M>
+    fn try_put<M: Message>(&self, here: &Cpu, message: M) -> Put<M>
     where
         S: Serve<M>,
     {
-        let here = current::current();
         if self.busy.get()
+            || self.queued.get() != 0
             || here.critical.get() != 0
             || here.inline_depth.get() >= INLINE_DEPTH
-            || !self.queue.borrow().is_empty()
-            || !here.held_tokens.borrow().is_empty()
+            || here.tokens_held.get() != 0
         {
             return Put::Later(message);
         }
@@ -229,7 +232,9 @@ impl<S: Server> Inner<S> {
         S: Serve<M>,
     {
         critical::section(|| {
-            self.queue.borrow_mut().push_back(S::queue(pending));
+            let work = S::queue(pending);
+            self.queue.borrow_mut().push_back(work);
+            self.queued.set(self.queued.get() + 1);
             if let Some(receiver) = self.receiver.take() {
                 receiver.wake();
             }
@@ -241,14 +246,17 @@ impl<S: Server> Inner<S> {
 struct Inline<'a> {
     here: &'a Cpu,
     busy: &'a Cell<bool>,
+    /// The depth to go back to: set, not counted down, so that one call need not wait for the store of the last.
+    depth: u8,
 }
 
 impl<'a> Inline<'a> {
     #[inline]
     fn enter(here: &'a Cpu, busy: &'a Cell<bool>) -> Self {
+        let depth = here.inline_depth.get();
         busy.set(true);
-        here.inline_depth.set(here.inline_depth.get() + 1);
-        Self { here, busy }
+        here.inline_depth.set(depth + 1);
+        Self { here, busy, depth }
     }
 }
 
@@ -256,7 +264,7 @@ impl Drop for Inline<'_> {
     #[inline]
     fn drop(&mut self) {
         self.busy.set(false);
-        self.here.inline_depth.set(self.here.inline_depth.get() - 1);
+        self.here.inline_depth.set(self.depth);
     }
 }
 
@@ -276,6 +284,7 @@ impl<S: Server> Port<S> {
             owner: ptr::from_ref(current::current()),
             server,
             busy: Cell::new(false),
+            queued: Cell::new(0),
             queue: RefCell::new(VecDeque::new()),
             receiver: Cell::new(None),
         };
@@ -315,12 +324,16 @@ impl<S: Server> Port<S> {
 
     /// The next queued message if there is one.
     pub fn try_receive(&self) -> Option<S::Work> {
-        critical::section(|| self.inner.queue.borrow_mut().pop_front())
+        critical::section(|| {
+            let work = self.inner.queue.borrow_mut().pop_front()?;
+            self.inner.queued.set(self.inner.queued.get() - 1);
+            Some(work)
+        })
     }
 
     /// How many messages are queued.
     pub fn queued(&self) -> usize {
-        self.inner.queue.borrow().len()
+        self.inner.queued.get()
     }
 
     /// Sends a request from this CPU. See [`PortRef::call`]; here neither message nor reply need be Send.
@@ -329,7 +342,7 @@ impl<S: Server> Port<S> {
     where
         S: Serve<M>,
     {
-        call_local(&self.inner, message)
+        call_local(&self.inner, current::current(), message)
     }
 }
 
@@ -377,14 +390,24 @@ impl<S: Server> PortRef<S> {
         M::Reply: Send,
         S: Serve<M>,
     {
-        if self.inner.is_local() {
-            call_local(&self.inner, message)
-        } else {
-            let slot = Arc::new(ReplySlot::default());
-            self.send(message, Some(slot.clone()));
-            Call {
-                state: State::Waiting(slot),
-            }
+        match self.inner.here() {
+            Some(here) => call_local(&self.inner, here, message),
+            None => self.call_afar(message),
+        }
+    }
+
+    /// Outlined, as everything that is not the inline answer, so that the caller inlines the little that is.
+    #[inline(never)]
+    fn call_afar<M>(&self, message: M) -> Call<M::Reply>
+    where
+        M: Message + Send,
+        M::Reply: Send,
+        S: Serve<M>,
+    {
+        let slot = Arc::new(ReplySlot::default());
+        self.send(message, Some(slot.clone()));
+        Call {
+            state: State::Waiting(slot),
         }
     }
 
@@ -395,9 +418,11 @@ impl<S: Server> PortRef<S> {
         M: Message<Reply = ()> + Send,
         S: Serve<M>,
     {
-        if !self.inner.is_local() {
+        let Some(here) = self.inner.here() else {
             self.send(message, None);
-        } else if let Put::Later(message) = self.inner.try_put(message) {
+            return;
+        };
+        if let Put::Later(message) = self.inner.try_put(here, message) {
             let id = queued(self.inner.owner);
             self.inner.enqueue(Pending {
                 message: Some(message),
@@ -441,23 +466,26 @@ fn queued(owner: *const Cpu) -> u32 {
 }
 
 #[inline]
-fn call_local<S: Serve<M>, M: Message>(inner: &Inner<S>, message: M) -> Call<M::Reply> {
-    match inner.try_put(message) {
+fn call_local<S: Serve<M>, M: Message>(inner: &Inner<S>, here: &Cpu, message: M) -> Call<M::Reply> {
+    match inner.try_put(here, message) {
         Put::Done(reply) => Call {
             state: State::Ready(Some(reply)),
         },
-        Put::Later(message) => {
-            let slot = Arc::new(ReplySlot::default());
-            let id = queued(inner.owner);
-            inner.enqueue(Pending {
-                message: Some(message),
-                id,
-                slot: Some(slot.clone()),
-            });
-            Call {
-                state: State::Waiting(slot),
-            }
-        }
+        Put::Later(message) => call_later(inner, message),
+    }
+}
+
+#[inline(never)]
+fn call_later<S: Serve<M>, M: Message>(inner: &Inner<S>, message: M) -> Call<M::Reply> {
+    let slot = Arc::new(ReplySlot::default());
+    let id = queued(inner.owner);
+    inner.enqueue(Pending {
+        message: Some(message),
+        id,
+        slot: Some(slot.clone()),
+    });
+    Call {
+        state: State::Waiting(slot),
     }
 }
 

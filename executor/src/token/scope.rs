@@ -304,6 +304,7 @@ fn take_all<'s>(here: &'s Cpu, tokens: &'s [&'s Token]) -> Option<Taken<'s>> {
         }
         taken.ours |= 1 << index;
         here.held_tokens.borrow_mut().push(token.key());
+        here.tokens_held.set(here.tokens_held.get() + 1);
         token.0.taken.add(1);
         here.record(Event::TokenTaken, 0, here.running_id(), token.id());
     }
@@ -315,6 +316,7 @@ impl Drop for Taken<'_> {
         for (index, token) in self.tokens.iter().enumerate().rev() {
             if self.ours & 1 << index != 0 {
                 let last = self.here.held_tokens.borrow_mut().pop();
+                self.here.tokens_held.set(self.here.tokens_held.get() - 1);
                 debug_assert_eq!(
                     last,
                     Some(token.key()),
