@@ -66,9 +66,10 @@ impl Console {
         self.event.signal();
     }
 
-    /// Lets the UART interrupt.
+    /// Lets the UART interrupt, and signals what has come before.
     pub fn enable(&self) {
         serial::COM1.enable_receive_interrupt();
+        self.event.signal();
     }
 
     /// Signalled when input has arrived.

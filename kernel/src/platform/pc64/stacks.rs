@@ -9,6 +9,7 @@
 use super::paging::{Access, STACKS, Tables};
 use super::{image, physical};
 use alloc::alloc::{Layout, alloc};
+use core::ops::Range;
 use x86_64::VirtAddr;
 
 const PAGE: u64 = 4096;
@@ -60,22 +61,22 @@ pub fn make(tables: &mut Tables, slot: usize, boot_stack: Option<VirtAddr>) -> O
     })
 }
 
+/// Where slots can be: more than there are APIC ids in xAPIC mode.
+const SLOTS: Range<u64> = STACKS..STACKS + SLOT * 4096;
+
 /// Whether an address lies in a stack, so that a frame pointer may be followed there.
 pub fn contains(address: u64) -> bool {
-    let slots = STACKS..STACKS + SLOT * 1024;
-    (slots.contains(&address) && !is_guard(address)) || image::boot_stack().contains(&address)
+    (SLOTS.contains(&address) && !is_guard(address)) || image::boot_stack().contains(&address)
 }
 
 /// Whether an address lies in the guard page of some stack: a fault there is an overflow.
 pub fn is_guard(address: u64) -> bool {
-    if image::boot_stack_guard_page() == address.wrapping_sub(physical::KERNEL_BASE) & !(PAGE - 1) {
-        return true;
+    if !SLOTS.contains(&address) {
+        let page = address & !(PAGE - 1);
+        return page == physical::KERNEL_BASE + image::boot_stack_guard_page();
     }
-    let Some(at) = address.checked_sub(STACKS) else {
-        return false;
-    };
     let small = PAGE + SMALL;
-    let at = at % SLOT;
+    let at = (address - STACKS) % SLOT;
     if at < 3 * small {
         at % small < PAGE
     } else {
