@@ -33,5 +33,5 @@ esac
 # shellcheck source=scripts/setup.sh
 . scripts/setup.sh
 setup_for "$word"
-"$ANAX_CARGO" build --quiet --locked --release -p tools
-exec "${CARGO_TARGET_DIR:-target}/release/anax" "$word" "$@"
+"$ANAX_CARGO" build --quiet --locked -p tools
+exec "${CARGO_TARGET_DIR:-target}/debug/anax" "$word" "$@"

@@ -6,7 +6,7 @@ use tests::Turn;
 
 /// Runs `anax carp` and returns its standard output; a failed step fails the test.
 fn demonstration(options: &[&str]) -> String {
-    let program = tools::host::target_directory().join("release/anax");
+    let program = tools::host::target_directory().join("debug/anax");
     let program = std::env::var_os("ANAX_PROGRAM").map_or(program, std::path::PathBuf::from);
     let output = Command::new(&program)
         .arg("carp")

@@ -171,7 +171,7 @@ fn run_part(part: Part, arguments: &Arguments) -> Result<Tally> {
                 println!("no kernel, no system tests");
                 return Ok(Tally::FAILED);
             }
-            let mut command = cargo(&["test", "--quiet", "--locked", "--release", "-p", "tests"]);
+            let mut command = cargo(&["test", "--quiet", "--locked", "-p", "tests"]);
             command
                 .env("ANAX_KERNEL", kernel::path())
                 .env("ANAX_PROGRAM", env::current_exe()?);
