@@ -27,6 +27,8 @@ use crate::platform::Machine;
 const PAUSE: Duration = Duration::from_millis(20);
 /// Pause when the channel takes no more.
 const CHANNEL_PAUSE: Duration = Duration::from_millis(1);
+/// Pauses without a byte sent after which [`TraceStream::stop`] gives up.
+const STOP_PATIENCE: u32 = 50;
 /// Records read from a ring at a time.
 const BATCH_RECORDS: usize = 128;
 /// Set in a spawn record's small argument by the executor; see [`executor::trace::record::ANNOUNCED`].
@@ -66,6 +68,22 @@ impl TraceStream {
     pub fn set_running(&self, on: bool) {
         self.wanted.set(on);
         self.changed.signal();
+    }
+
+    /// Stops the stream and waits until its end is sent, or nothing moves any more.
+    pub async fn stop(&self) {
+        self.set_running(false);
+        let mut sent_bytes = self.sent_bytes();
+        let mut patience = STOP_PATIENCE;
+        while self.running.get() && patience > 0 {
+            sleep(PAUSE).await;
+            patience = if self.sent_bytes() == sent_bytes {
+                patience - 1
+            } else {
+                STOP_PATIENCE
+            };
+            sent_bytes = self.sent_bytes();
+        }
     }
 
     /// Whether it is sending, or about to.

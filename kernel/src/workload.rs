@@ -19,12 +19,14 @@ use core::time::Duration;
 use executor::trace::Event;
 use executor::{
     CpuId, Guarded, JoinHandle, Message, Node, Pending, Port, PortRef, Put, Serve, Server, Token,
-    current, now_ns, sleep, spawn, spawn_on, timeout, yield_now,
+    current, now_ns, sleep, sleep_until, spawn, spawn_on, timeout, yield_now,
 };
 
 /// Yields in a burst, and the pause behind it.
 const YIELD_BURST: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(20);
+/// How long the token is held at a time.
+const HOLD_NS: u64 = 100_000;
 /// Depth of a spawn tree: 2^(depth + 1) - 1 threads.
 const TREE_DEPTH: u32 = 3;
 /// How often a server that has nothing to do looks whether its clients are gone.
@@ -167,16 +169,27 @@ async fn token_holder(until_ns: u64, sum: Arc<Guarded<u64>>, counts: Arc<Counts>
         token
             .hold(async |held| {
                 // Between two awaits the state is stable; after one it is whatever the other made it.
-                held.with(&sum, |sum| *sum += 1);
+                held.with(&sum, work_for_a_while);
                 count(&counts.token_additions);
                 yield_now().await;
-                held.with(&sum, |sum| *sum += 1);
+                held.with(&sum, work_for_a_while);
                 count(&counts.token_additions);
             })
             .await;
         current().record(Event::Mark, 0, 0, 1);
-        sleep(PAUSE / 4).await;
+        // Both holders wake at the same moment, so that they meet at the token.
+        let beat_ns = (PAUSE / 4).as_nanos() as u64;
+        sleep_until((now_ns() / beat_ns + 1) * beat_ns).await;
     }
+}
+
+/// Adds one, after long enough for another CPU to come by.
+fn work_for_a_while(sum: &mut u64) {
+    let until_ns = now_ns() + HOLD_NS;
+    while now_ns() < until_ns {
+        core::hint::spin_loop();
+    }
+    *sum += 1;
 }
 
 /// "Add one": odd numbers are answered at once, even ones by the server's thread.

@@ -64,7 +64,8 @@ async fn trace(context: &Context, words: Arguments<'_>) -> Result<(), CommandErr
         }
         Trace::Dump { count, cpu } => dump(context, count, cpu).await?,
         Trace::Statistics => statistics(context).await,
-        Trace::Stream(on) => context.services.trace_stream.set_running(on),
+        Trace::Stream(true) => context.services.trace_stream.set_running(true),
+        Trace::Stream(false) => context.services.trace_stream.stop().await,
     }
     Ok(())
 }

@@ -185,7 +185,6 @@ impl Console {
         let output = &self.shell.context().output;
         match script_line {
             Some(number) => {
-                log::warn!("rc:{number}: {error}");
                 output.line(format_args!("rc:{number}: {error}")).await;
             }
             None => output.line(format_args!("{error}")).await,

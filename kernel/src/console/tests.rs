@@ -375,7 +375,7 @@ fn trace_records_are_dumped_as_text_and_streamed_as_frames() {
     let mut person = Person::boots(2, "", None);
     person.sees_prompt();
     assert!(person.runs("trace dump").contains("nothing is recorded"));
-    person.runs("trace stream on; trace on; sleep 0.1; trace off; trace stream off; sleep 0.1");
+    person.runs("trace stream on; trace on; sleep 0.1; trace off; trace stream off");
     let dump = person.runs("trace dump 20");
     assert_eq!(dump.lines().count(), 20, "{dump}");
     assert!(
