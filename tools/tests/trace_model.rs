@@ -206,6 +206,8 @@ fn a_receipt_before_its_sending_still_pairs() {
     ]);
     assert_eq!(trace.ipis.len(), 1);
     assert_eq!(trace.ipis[0].received_ns, Some(60));
+    assert_eq!(trace.ipis[0].sent_ns, Some(60), "no arrow against time");
+    assert_eq!((trace.early.count, trace.early.most_ns), (1, 40));
 }
 
 #[test]

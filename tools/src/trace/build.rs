@@ -614,7 +614,8 @@ impl Builder {
             let end_ns = self.open[cpu].last_ns;
             self.close_all(cpu as u16, end_ns);
         }
-        (self.trace.ipis, self.trace.messages) = self.joiner.finish(self.open.len());
+        (self.trace.ipis, self.trace.messages, self.trace.early) =
+            self.joiner.finish(self.open.len());
         self.trace.hostname = stream.hostname;
         self.trace.health = stream.health;
         self.trace.complete = stream.ended;

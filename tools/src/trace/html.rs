@@ -83,8 +83,10 @@ fn data(trace: &Trace) -> Value {
             ])
         })
         .collect();
-    let notes: Vec<Value> = trace
-        .notes
+    // By CPU, then by time: the page thins out neighbours.
+    let mut by_cpu = trace.notes.clone();
+    by_cpu.sort_by_key(|note| note.cpu);
+    let notes: Vec<Value> = by_cpu
         .iter()
         .map(|note| {
             let text = match note.kind {
@@ -115,6 +117,7 @@ fn data(trace: &Trace) -> Value {
             "records of an earlier boot left out": health.earlier_boot_records,
             "records with an unknown event": trace.unknown_events,
             "ends without a begin": trace.unmatched,
+            "arrivals recorded before their departures": trace.early.count,
         },
         "threads": threads,
         "tokens": tokens,

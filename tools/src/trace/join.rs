@@ -3,14 +3,15 @@
 //! [`Joiner`] only collects while `build.rs` replays; [`Joiner::finish`] pairs at the end.
 //!
 //! Decision: pairing waits for the end, because clocks of two CPUs may differ by a little and a
-//! receipt may then be replayed before its sending. What has only one end is kept with one end:
-//! its partner was lost, or lies outside the trace.
+//! receipt may then be replayed before its sending. Such a sending is moved back to its receipt, for
+//! no viewer draws an arrow against time, and [`Early`] counts it. What has only one end is kept with
+//! one end: its partner was lost, or lies outside the trace.
 
 use std::collections::HashMap;
 
 use executor::trace::record::Record;
 
-use super::model::{Ipi, Message, ThreadIndex};
+use super::model::{Early, Ipi, Message, ThreadIndex};
 
 /// Sender, target, sequence number.
 type IpiKey = (u16, u16, u32);
@@ -86,10 +87,15 @@ impl Joiner {
 
     /// Pairs everything. CPUs beyond `cpu_count` are the mark of a damaged record and are dropped
     /// from the IPI list, which is indexed by CPU later.
-    pub fn finish(mut self, cpu_count: usize) -> (Vec<Ipi>, Vec<Message>) {
+    pub fn finish(mut self, cpu_count: usize) -> (Vec<Ipi>, Vec<Message>, Early) {
+        let mut early = Early::default();
         for (key, received_ns) in self.receipts {
             match self.by_key.remove(&key) {
-                Some(index) => self.ipis[index].received_ns = Some(received_ns),
+                Some(index) => {
+                    let ipi = &mut self.ipis[index];
+                    ipi.received_ns = Some(received_ns);
+                    ipi.sent_ns = ipi.sent_ns.map(|sent| early.order(sent, received_ns));
+                }
                 None => self.ipis.push(Ipi {
                     from: key.0,
                     to: key.1,
@@ -99,13 +105,22 @@ impl Joiner {
                 }),
             }
         }
+        for message in &mut self.messages {
+            if let (Some((_, taken)), Some((_, replied))) = (&mut message.taken, message.replied) {
+                *taken = early.order(*taken, replied);
+            }
+            let arrival = message.taken.or(message.replied);
+            if let (Some((_, sent)), Some((_, arrived))) = (&mut message.sent, arrival) {
+                *sent = early.order(*sent, arrived);
+            }
+        }
         self.ipis
-            .retain(|ipi| usize::from(ipi.from) < cpu_count && usize::from(ipi.to) < cpu_count);
+            .retain(|ipi| usize::from(ipi.from.max(ipi.to)) < cpu_count);
         self.ipis.sort_by_key(|ipi| ipi.sent_ns.or(ipi.received_ns));
         self.messages.sort_by_key(|message| {
             let first = message.sent.or(message.taken).or(message.replied);
             first.map(|(_, time_ns)| time_ns)
         });
-        (self.ipis, self.messages)
+        (self.ipis, self.messages, early)
     }
 }

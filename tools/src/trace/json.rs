@@ -68,6 +68,7 @@ pub fn summary(trace: &Trace) -> Value {
         "complete": trace.complete,
         "bad_frames": trace.health.bad_checksums + trace.health.broken_frames,
         "unmatched": trace.unmatched,
+        "early_arrivals": trace.early.count,
         "threads": trace.threads.len(),
         "wakes": trace.wakes.len(),
         "messages_answered": answered.count(),

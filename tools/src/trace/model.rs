@@ -50,6 +50,8 @@ pub struct Trace {
     pub complete: bool,
     /// Records that fitted nowhere: an end without a begin where nothing was lost.
     pub unmatched: u64,
+    /// Arrivals that were recorded before their departures.
+    pub early: Early,
     /// Records whose event this build does not know.
     pub unknown_events: u64,
 }
@@ -253,6 +255,27 @@ pub struct Message {
     pub replied: Option<(u16, u64)>,
     /// The CPU of the port.
     pub to: u16,
+}
+
+/// Arrivals that were recorded before their departures: the clocks of two CPUs differ, or the sender
+/// was interrupted between sending and recording.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Early {
+    /// How many.
+    pub count: u64,
+    /// The largest difference.
+    pub most_ns: u64,
+}
+
+impl Early {
+    /// The departure, not after the arrival; counts one that was.
+    pub fn order(&mut self, departed_ns: u64, arrived_ns: u64) -> u64 {
+        if departed_ns > arrived_ns {
+            self.count += 1;
+            self.most_ns = self.most_ns.max(departed_ns - arrived_ns);
+        }
+        departed_ns.min(arrived_ns)
+    }
 }
 
 /// A thread moved to another CPU.

@@ -185,8 +185,10 @@ const threads = data.threads.map(([name, site, id, cpu, priority, parent]) => ({
 const groups = (() => {
   const byName = new Map();
   for (const thread of threads) {
-    let group = byName.get(thread.name);
-    if (!group) byName.set(thread.name, group = { name: thread.name, site: thread.site, run: 0, polls: 0, members: 0, on: true });
+    // Threads whose names did not arrive would each be a line of their own.
+    const name = thread.site ? thread.name : "(names unknown)";
+    let group = byName.get(name);
+    if (!group) byName.set(name, group = { name, site: thread.site, run: 0, polls: 0, members: 0, on: true });
     thread.group = group;
     group.members++;
   }

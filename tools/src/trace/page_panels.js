@@ -65,7 +65,7 @@ function facts(poll) {
   const list = [["on", `cpu${poll.lane}, at ${formatTime(lane.begin[i], 10)}`], ["ran", `${cut ? "at least " : ""}${formatDuration(lane.end[i] - lane.begin[i])}, then ${REASONS[lane.flags[i] & 7]}`]];
   if (lane.latency[i] >= 0) list.push(["waited", `${formatDuration(lane.latency[i])} to run`]);
   if (wake) {
-    const by = wake.waker >= 0 ? threads[wake.waker].name : "an interrupt or timer";
+    const by = wake.waker >= 0 ? threads[wake.waker].name : "an interrupt, a timer or a message";
     list.push([wake.spawn ? "spawned by" : "woken by", `${by}${wake.fromCpu !== poll.lane ? ` on cpu${wake.fromCpu}` : ""}`]);
   }
   list.push(["queue", `${lane.queue[i]} behind it`]);

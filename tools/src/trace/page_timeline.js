@@ -241,9 +241,11 @@ function drawNotes(context) {
   for (const [cpu, time, , text] of data.notes) {
     context.fillStyle = text.startsWith("watchdog") ? colours.irq : colours.faint;
     const x = xOf(time);
-    if (x < GUTTER || x > width || (cpu === lastCpu && x - lastX < 4)) continue;
+    if (x < GUTTER || x > width || (cpu === lastCpu && x - lastX < 2)) continue;
+    const crowded = cpu === lastCpu && x - lastX < 14;
     [lastX, lastCpu] = [x, cpu];
     const y = pollTop(cpu);
+    if (crowded) { context.fillRect(x, y - 3, 1, 3); continue; }
     context.beginPath();
     context.moveTo(x - 3.5, y - 5);
     context.lineTo(x + 3.5, y - 5);

@@ -161,7 +161,7 @@ fn details(trace: &Trace, entry: &LogEntry, record: Record) -> String {
             .to_owned(),
         Event::Wake => match entry.other {
             Some(waker) => format!("by {} on cpu{small}", thread_label(trace, waker)),
-            None => format!("by an interrupt on cpu{small}"),
+            None => format!("by an interrupt, a timer or a message on cpu{small}"),
         },
         Event::IpiSend => format!("-> cpu{small} #{arg}, doorbell"),
         Event::IpiDoorbellSaved => format!("-> cpu{small} #{arg}, no doorbell"),
@@ -318,6 +318,13 @@ fn write_losses(trace: &Trace, style: Style, out: &mut dyn Write) -> io::Result<
         if count > 0 {
             warn(format!("{count} {what}"))?;
         }
+    }
+    if trace.early.count > 0 {
+        let most = duration(trace.early.most_ns);
+        warn(format!(
+            "{} arrivals recorded before their departures, by up to {most}; drawn as one moment",
+            trace.early.count
+        ))?;
     }
     if !trace.complete {
         warn("the stream has no end mark: it was cut off".to_owned())?;
