@@ -298,20 +298,26 @@ fn views_changes_and_the_carp_seam() {
     });
 }
 
-/// An unanswered neighbour: the ARP thread's own timer repeats the request and gives up.
+/// Unanswered neighbours: the ARP thread's timer repeats the requests, for a packet of CPU 0 (which no
+/// message tells the thread of) as for one of another CPU.
 #[test]
-fn the_arp_timer_runs_on_every_cpu() {
+fn the_arp_timer_repeats_requests() {
     let (one, _two) = connected();
     one.run(|network| async move {
-        let waiter = executor::spawn_on(CpuId(3), "ping", move || async move {
-            let ping = Ping::open(&network).await.unwrap();
-            let nobody = Ipv4Addr::new(192, 0, 2, 99);
-            let patience = Duration::from_millis(1500);
-            let lost = ping.echo(nobody, 1, 8, patience).await;
-            assert_eq!(lost, Err(PingError::TimedOut));
-            network.statistics().await.events(Event::ArpRequestSent)
-        });
-        assert_eq!(waiter.await, 2);
+        let ping_nobody = |cpu: u8| {
+            let network = network.clone();
+            executor::spawn_on(CpuId(cpu.into()), "ping", move || async move {
+                let ping = Ping::open(&network).await.unwrap();
+                let nobody = Ipv4Addr::new(192, 0, 2, 90 + cpu);
+                let patience = Duration::from_millis(1500);
+                let lost = ping.echo(nobody, 1, 8, patience).await;
+                assert_eq!(lost, Err(PingError::TimedOut));
+            })
+        };
+        let (first, second) = (ping_nobody(0), ping_nobody(3));
+        first.await;
+        second.await;
+        assert_eq!(network.statistics().await.events(Event::ArpRequestSent), 4);
     });
 }
 
