@@ -826,6 +826,14 @@ impl Cpu {
         }
     }
 
+    /// Records an event of the running thread, whose number is looked up only if somebody records. Owner.
+    #[inline]
+    pub(crate) fn record_running(&self, event: trace::Event) {
+        if self.trace_mask.load(Ordering::Relaxed) & event.class() as u32 != 0 {
+            self.record_slow(None, event, 0, self.running_id(), 0);
+        }
+    }
+
     #[inline]
     fn record_at(&self, now_ns: u64, event: trace::Event, small: u8, thread: u32, arg: u32) {
         if self.trace_mask.load(Ordering::Relaxed) & event.class() as u32 != 0 {

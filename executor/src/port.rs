@@ -204,7 +204,7 @@ impl<S: Server> Inner<S> {
     }
 
     /// Owner, in a poll. Tries to answer at once.
-    #[inline]
+    #[inline(always)]
     fn try_put<M: Message>(&self, here: &Cpu, message: M) -> Put<M>
     where
         S: Serve<M>,
@@ -221,7 +221,7 @@ impl<S: Server> Inner<S> {
         let put = self.server.put(message);
         if matches!(put, Put::Done(_)) {
             here.stats.ports_inline.add(1);
-            here.record(Event::PortInline, 0, here.running_id(), 0);
+            here.record_running(Event::PortInline);
         }
         put
     }
@@ -337,7 +337,7 @@ impl<S: Server> Port<S> {
     }
 
     /// Sends a request from this CPU. See [`PortRef::call`]; here neither message nor reply need be Send.
-    #[inline]
+    #[inline(always)]
     pub fn call<M: Message>(&self, message: M) -> Call<M::Reply>
     where
         S: Serve<M>,
@@ -383,7 +383,7 @@ impl<S: Server> PortRef<S> {
     /// Sends a request. The message is on its way (or answered) when this returns; the future gives the reply.
     ///
     /// Dropping the future asks the server to abort; the server may finish all the same.
-    #[inline]
+    #[inline(always)]
     pub fn call<M>(&self, message: M) -> Call<M::Reply>
     where
         M: Message + Send,
@@ -392,13 +392,14 @@ impl<S: Server> PortRef<S> {
     {
         match self.inner.here() {
             Some(here) => call_local(&self.inner, here, message),
-            None => self.call_afar(message),
+            None => Call::waiting(self.send_call(message)),
         }
     }
 
-    /// Outlined, as everything that is not the inline answer, so that the caller inlines the little that is.
+    /// Outlined, as everything that is not the inline answer. Gives the slot, one register, and not the Call: that
+    /// would be written to memory in parts and read back as a whole, a stall longer than the inline answer.
     #[inline(never)]
-    fn call_afar<M>(&self, message: M) -> Call<M::Reply>
+    fn send_call<M>(&self, message: M) -> Arc<ReplySlot<M::Reply>>
     where
         M: Message + Send,
         M::Reply: Send,
@@ -406,9 +407,7 @@ impl<S: Server> PortRef<S> {
     {
         let slot = Arc::new(ReplySlot::default());
         self.send(message, Some(slot.clone()));
-        Call {
-            state: State::Waiting(slot),
-        }
+        slot
     }
 
     /// Sends a message that has no reply, from anywhere: other CPUs, IPI functions, outside of every CPU.
@@ -465,18 +464,19 @@ fn queued(owner: *const Cpu) -> u32 {
     id
 }
 
-#[inline]
+#[inline(always)]
 fn call_local<S: Serve<M>, M: Message>(inner: &Inner<S>, here: &Cpu, message: M) -> Call<M::Reply> {
     match inner.try_put(here, message) {
         Put::Done(reply) => Call {
             state: State::Ready(Some(reply)),
         },
-        Put::Later(message) => call_later(inner, message),
+        Put::Later(message) => Call::waiting(queue_call(inner, message)),
     }
 }
 
+/// Outlined as [`PortRef::send_call`] is.
 #[inline(never)]
-fn call_later<S: Serve<M>, M: Message>(inner: &Inner<S>, message: M) -> Call<M::Reply> {
+fn queue_call<S: Serve<M>, M: Message>(inner: &Inner<S>, message: M) -> Arc<ReplySlot<M::Reply>> {
     let slot = Arc::new(ReplySlot::default());
     let id = queued(inner.owner);
     inner.enqueue(Pending {
@@ -484,9 +484,7 @@ fn call_later<S: Serve<M>, M: Message>(inner: &Inner<S>, message: M) -> Call<M::
         id,
         slot: Some(slot.clone()),
     });
-    Call {
-        state: State::Waiting(slot),
-    }
+    slot
 }
 
 /// A request in flight; a future of its reply.
@@ -503,6 +501,13 @@ enum State<R> {
 impl<R> Unpin for Call<R> {}
 
 impl<R> Call<R> {
+    #[inline(always)]
+    fn waiting(slot: Arc<ReplySlot<R>>) -> Self {
+        Self {
+            state: State::Waiting(slot),
+        }
+    }
+
     /// True if the reply is here: the next poll is ready.
     pub fn is_done(&self) -> bool {
         match &self.state {
@@ -522,7 +527,7 @@ impl<R> fmt::Debug for Call<R> {
 
 impl<R> Future for Call<R> {
     type Output = R;
-    #[inline]
+    #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<R> {
         match &mut self.state {
             State::Ready(reply) => Poll::Ready(
