@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::rows::Sample;
+use crate::rows::{Sample, Stopwatch};
 
 /// Binds the calling thread to `core`.
 ///
@@ -48,11 +48,35 @@ pub fn raise_locked_memory() {
     }
 }
 
+/// The processor time of the calling thread.
+pub fn processor_time() -> Duration {
+    time(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// The time that has passed since some moment.
+pub fn wall_time() -> Duration {
+    time(libc::CLOCK_MONOTONIC)
+}
+
+fn time(clock: libc::clockid_t) -> Duration {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the call writes the struct; both clocks exist on every Linux.
+    unsafe { libc::clock_gettime(clock, &raw mut now) };
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
 /// One turn: a cache line goes to the other core and comes back.
 pub fn cache_line(turns: u64) -> Result<Sample> {
-    ping_pong(turns, |word, value| {
-        while word.load(Ordering::Acquire) != value {}
-    }, |word, value| word.store(value, Ordering::Release))
+    ping_pong(
+        turns,
+        |word, value| {
+            while word.load(Ordering::Acquire) != value {}
+        },
+        |word, value| word.store(value, Ordering::Release),
+    )
 }
 
 /// One turn: a futex wakes a sleeper on the other core, which wakes us.
@@ -95,11 +119,7 @@ fn futex_wait(word: &AtomicU32, value: u32) {
 struct Line(AtomicU32);
 
 /// Two threads on cores 0 and 1: each waits for its word, then sets the other's.
-fn ping_pong(
-    turns: u64,
-    wait: fn(&AtomicU32, u32),
-    set: fn(&AtomicU32, u32),
-) -> Result<Sample> {
+fn ping_pong(turns: u64, wait: fn(&AtomicU32, u32), set: fn(&AtomicU32, u32)) -> Result<Sample> {
     let lines = Arc::new([Line(AtomicU32::new(0)), Line(AtomicU32::new(0))]);
     let there = lines.clone();
     let turns = turns.min(u64::from(u32::MAX - 1)) as u32;
@@ -113,16 +133,16 @@ fn ping_pong(
     });
     let asker = thread::spawn(move || -> Result<Sample> {
         let pinned = pin(0);
-        let mut started = Instant::now();
+        let mut watch = Stopwatch::wall();
         for turn in 1..=turns + 1 {
             set(&lines[0].0, turn);
             wait(&lines[1].0, turn);
             if turn == 1 {
-                started = Instant::now();
+                watch = Stopwatch::wall();
             }
         }
-        let elapsed = started.elapsed();
-        pinned.map(|()| Sample::new(u64::from(turns), elapsed, 0))
+        let sample = watch.stop(u64::from(turns));
+        pinned.map(|()| sample)
     });
     let sample = asker.join().expect("it does not panic");
     answerer.join().expect("it does not panic")?;

@@ -4,15 +4,14 @@
 //! In its favour: replies go through a channel made once (glommio has no oneshot), and "awake" is
 //! its own `spin_before_park`, longer than any sample.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use glommio::channels::{local_channel, shared_channel};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, spawn_local};
 
-use crate::allocations;
 use crate::ours::YIELDERS;
-use crate::rows::Sample;
+use crate::rows::{Sample, Stopwatch};
 use crate::tokio_peer::yield_by_wake;
 
 /// Room in a channel; one call at a time never fills it.
@@ -45,7 +44,7 @@ fn join<T: Send + 'static>(handle: ExecutorJoinHandle<Result<T>>) -> Result<T> {
 pub fn yields(turns: u64) -> Result<Sample> {
     let each = turns.div_ceil(YIELDERS);
     join(on_core(0, None, move || async move {
-        let (started, before) = (Instant::now(), allocations::count());
+        let watch = Stopwatch::one_thread();
         let yielders: Vec<_> = (0..YIELDERS)
             .map(|_| {
                 spawn_local(async move {
@@ -58,8 +57,7 @@ pub fn yields(turns: u64) -> Result<Sample> {
         for yielder in yielders {
             yielder.await;
         }
-        let allocations = allocations::count() - before;
-        Ok(Sample::new(each * YIELDERS, started.elapsed(), allocations))
+        Ok(watch.stop(each * YIELDERS))
     })?)
 }
 
@@ -78,13 +76,12 @@ pub fn local_calls(turns: u64) -> Result<Sample> {
             }
         })
         .detach();
-        let (started, before) = (Instant::now(), allocations::count());
+        let watch = Stopwatch::one_thread();
         for n in 0..turns {
             ask.send(n).await.map_err(|error| anyhow!("{error}"))?;
             std::hint::black_box(replies.recv().await);
         }
-        let allocations = allocations::count() - before;
-        Ok(Sample::new(turns, started.elapsed(), allocations))
+        Ok(watch.stop(turns))
     })?)
 }
 
@@ -120,12 +117,11 @@ fn calls_between(turns: u64, spin: Option<Duration>) -> Result<Sample> {
             reply.ok_or_else(|| anyhow!("the server is gone"))
         };
         turn(0).await?;
-        let (started, before) = (Instant::now(), allocations::count());
+        let watch = Stopwatch::wall();
         for n in 0..turns {
             std::hint::black_box(turn(n).await?);
         }
-        let allocations = allocations::count() - before;
-        Ok(Sample::new(turns, started.elapsed(), allocations))
+        Ok(watch.stop(turns))
     })?;
     let sample = join(client);
     join(server)?;

@@ -1,7 +1,6 @@
 //! Our side: the executor on its hosted platform, one pinned host thread a CPU.
 
 use std::cell::Cell;
-use std::time::Instant;
 
 use anyhow::Result;
 use executor::hosted::{Hosted, Options};
@@ -9,8 +8,7 @@ use executor::{
     CpuId, Message, Pending, Port, PortRef, Put, Serve, Server, spawn, spawn_on, yield_now,
 };
 
-use crate::allocations;
-use crate::rows::Sample;
+use crate::rows::{Sample, Stopwatch};
 
 /// How many threads take turns.
 pub const YIELDERS: u64 = 10;
@@ -74,7 +72,7 @@ fn node(cpus: usize, idle_spin: u32) -> Hosted {
 pub fn yields(turns: u64) -> Result<Sample> {
     let each = turns.div_ceil(YIELDERS);
     let sample = node(1, 0).block_on(move || async move {
-        let (started, before) = (Instant::now(), allocations::count());
+        let watch = Stopwatch::one_thread();
         let yielders: Vec<_> = (0..YIELDERS)
             .map(|_| {
                 spawn("yielder", async move {
@@ -87,18 +85,15 @@ pub fn yields(turns: u64) -> Result<Sample> {
         for yielder in yielders {
             yielder.await;
         }
-        Sample::new(
-            each * YIELDERS,
-            started.elapsed(),
-            allocations::count() - before,
-        )
+        watch.stop(each * YIELDERS)
     });
     Ok(sample)
 }
 
 /// One turn: a call to an idle server of the same CPU, through the handle that other CPUs use too.
 pub fn inline_calls(turns: u64) -> Result<Sample> {
-    Ok(node(1, 0).block_on(move || async move { call(start_adder(), turns).await }))
+    Ok(node(1, 0)
+        .block_on(move || async move { call(start_adder(), turns, Stopwatch::one_thread).await }))
 }
 
 /// One turn: a call to a server of the other CPU. Neither CPU ever halts.
@@ -114,16 +109,16 @@ pub fn calls_between_asleep(turns: u64) -> Result<Sample> {
 fn calls_between(turns: u64, idle_spin: u32) -> Sample {
     node(2, idle_spin).block_on(move || async move {
         let adder = spawn_on(CpuId(1), "start", || async { start_adder() }).await;
-        call(adder, turns).await
+        call(adder, turns, Stopwatch::wall).await
     })
 }
 
-async fn call(adder: PortRef<Adder>, turns: u64) -> Sample {
+async fn call(adder: PortRef<Adder>, turns: u64, start: fn() -> Stopwatch) -> Sample {
     // The first call makes what is made once: the rings of the pair.
     adder.call(Add(0)).await;
-    let (started, before) = (Instant::now(), allocations::count());
+    let watch = start();
     for n in 0..turns {
         std::hint::black_box(adder.call(Add(n)).await);
     }
-    Sample::new(turns, started.elapsed(), allocations::count() - before)
+    watch.stop(turns)
 }

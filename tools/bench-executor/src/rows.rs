@@ -1,9 +1,11 @@
 //! The rows: what is measured, who takes part, and what is good enough.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use tools::bench::report::{Row, median_and_spread};
 
-use crate::{bare, glommio_peer, ours, tokio_peer};
+use crate::{allocations, bare, glommio_peer, ours, tokio_peer};
 
 /// Turns of the first, throw-away sample, which says how many fill a real one.
 const TRIAL_TURNS: u64 = 500;
@@ -17,9 +19,37 @@ pub struct Sample {
     pub allocations: f64,
 }
 
-impl Sample {
-    /// Of `turns` turns that took `elapsed` and made `allocations`.
-    pub fn new(turns: u64, elapsed: std::time::Duration, allocations: u64) -> Sample {
+/// A sample being taken by this thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch {
+    started: Duration,
+    clock: fn() -> Duration,
+    allocations: u64,
+}
+
+impl Stopwatch {
+    /// For what one thread does: counts its processor time, which other programs do not lengthen.
+    pub fn one_thread() -> Stopwatch {
+        Stopwatch::start(bare::processor_time)
+    }
+
+    /// For what several threads do: counts the time that passes.
+    pub fn wall() -> Stopwatch {
+        Stopwatch::start(bare::wall_time)
+    }
+
+    fn start(clock: fn() -> Duration) -> Stopwatch {
+        Stopwatch {
+            started: clock(),
+            clock,
+            allocations: allocations::count(),
+        }
+    }
+
+    /// The sample of the `turns` turns since the start.
+    pub fn stop(self, turns: u64) -> Sample {
+        let elapsed = (self.clock)() - self.started;
+        let allocations = allocations::count() - self.allocations;
         Sample {
             ns: elapsed.as_nanos() as f64 / turns as f64,
             allocations: allocations as f64 / turns as f64,
@@ -142,7 +172,10 @@ impl Case {
             });
         }
         if only.is_some() {
-            return subjects.iter().map(|s| s.row(&self.named(s.name))).collect();
+            return subjects
+                .iter()
+                .map(|s| s.row(&self.named(s.name)))
+                .collect();
         }
         self.judge(&subjects)
     }

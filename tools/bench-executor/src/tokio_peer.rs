@@ -11,17 +11,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::thread;
-use std::time::Instant;
 
 use anyhow::Result;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{self, LocalSet};
 
-use crate::allocations;
 use crate::bare::pin;
 use crate::ours::YIELDERS;
-use crate::rows::Sample;
+use crate::rows::{Sample, Stopwatch};
 
 /// A number and where its answer goes.
 type Request = (u64, oneshot::Sender<u64>);
@@ -63,7 +61,7 @@ pub fn yields(turns: u64) -> Result<Sample> {
     let each = turns.div_ceil(YIELDERS);
     let body = move || {
         runtime()?.block_on(async move {
-            let (started, before) = (Instant::now(), allocations::count());
+            let watch = Stopwatch::one_thread();
             let yielders: Vec<_> = (0..YIELDERS)
                 .map(|_| {
                     task::spawn(async move {
@@ -76,8 +74,7 @@ pub fn yields(turns: u64) -> Result<Sample> {
             for yielder in yielders {
                 yielder.await?;
             }
-            let allocations = allocations::count() - before;
-            Ok(Sample::new(each * YIELDERS, started.elapsed(), allocations))
+            Ok(watch.stop(each * YIELDERS))
         })
     };
     on_core(0, body).join().expect("it does not panic")
@@ -92,22 +89,22 @@ async fn serve(mut requests: mpsc::Receiver<Request>) {
     }
 }
 
-async fn call(requests: mpsc::Sender<Request>, turns: u64) -> Result<Sample> {
+async fn call(
+    requests: mpsc::Sender<Request>,
+    turns: u64,
+    start: fn() -> Stopwatch,
+) -> Result<Sample> {
     let ask = async |n| -> Result<u64> {
         let (reply, answer) = oneshot::channel();
         requests.send((n, reply)).await?;
         Ok(answer.await?)
     };
     ask(0).await?;
-    let (started, before) = (Instant::now(), allocations::count());
+    let watch = start();
     for n in 0..turns {
         std::hint::black_box(ask(n).await?);
     }
-    Ok(Sample::new(
-        turns,
-        started.elapsed(),
-        allocations::count() - before,
-    ))
+    Ok(watch.stop(turns))
 }
 
 /// One turn: a request by mpsc to another task of the runtime, the reply by oneshot.
@@ -116,7 +113,7 @@ pub fn local_calls(turns: u64) -> Result<Sample> {
         let (send, receive) = mpsc::channel(ROOM);
         LocalSet::new().block_on(&runtime()?, async move {
             task::spawn_local(serve(receive));
-            task::spawn_local(call(send, turns)).await?
+            task::spawn_local(call(send, turns, Stopwatch::one_thread)).await?
         })
     };
     on_core(0, body).join().expect("it does not panic")
@@ -147,7 +144,7 @@ fn calls_between(turns: u64, awake: bool) -> Result<Sample> {
     let client = on_core(0, move || {
         runtime()?.block_on(async move {
             task::spawn(spin(stay));
-            call(send, turns).await
+            call(send, turns, Stopwatch::wall).await
         })
     });
     let sample = client.join().expect("it does not panic");
