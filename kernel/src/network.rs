@@ -1,7 +1,6 @@
 //! The network of this kernel: its devices attached, CARP on top.
 //!
-//! [`start`] finds the devices, brings the protocols up on every CPU and attaches each device as
-//! `vtnetN`. [`NetworkLan`] is the network as the CARP service sees it.
+//! [`start`] brings the protocols up on every CPU and attaches each device as `vtnetN`. [`NetworkLan`] is the network as the CARP service sees it.
 //!
 //! Decision: a device that does not come up is logged and left out; a kernel without any network still
 //! boots, with `lo0`.
@@ -12,25 +11,23 @@ use core::net::Ipv4Addr;
 
 use executor::Node;
 use net::{
-    ConfigError, DeviceStatistics, DropReason, Interface, InterfaceIndex, Network, NetworkEvent,
-    Packet, ProtocolInput, RawIpv4, VirtualAddress,
+    ConfigError, Device, DeviceStatistics, DropReason, Interface, InterfaceIndex, Network,
+    NetworkEvent, Packet, ProtocolInput, RawIpv4, VirtualAddress,
 };
 
 use crate::carp_service::lan::{Lan, Parent};
 use crate::carp_service::{self, Carp, Input};
-use crate::drivers::probe::{self, Devices};
-use crate::drivers::vtnet::Receiver;
-use crate::platform::Machine;
+use crate::drivers::virtio::transport::Transport;
+use crate::drivers::vtnet::{Receiver, Vtnet};
 
-/// Brings the network up. To be called on CPU 0, which gets the devices' interrupts.
-pub async fn start(machine: &dyn Machine, node: &Node) -> (Network, Carp) {
-    let devices = machine.hardware().map(probe::probe).unwrap_or_default();
+/// Brings the network up with these devices. To be called on the CPU that gets their interrupts.
+pub async fn start<T: Transport>(node: &Node, devices: Vec<Vtnet<T>>) -> (Network, Carp) {
     let seed = seed(node, &devices);
     let network = Network::start(node, seed).await;
-    for (number, vtnet) in devices.networks.into_iter().enumerate() {
+    for (number, vtnet) in devices.into_iter().enumerate() {
         let name = format!("vtnet{number}");
         let device = vtnet.device();
-        log::info!("{name}: Ethernet address {}", net::Device::mac(&*device));
+        log::info!("{name}: Ethernet address {}", device.mac());
         match network.attach(&name, device).await {
             Ok(interface) => vtnet.start(InterfaceReceiver(interface)),
             Err(error) => log::warn!("{name}: {error}"),
@@ -40,15 +37,11 @@ pub async fn start(machine: &dyn Machine, node: &Node) -> (Network, Carp) {
     (network, carp)
 }
 
-/// A number that differs from node to node (the devices' addresses) and from boot to boot (the clock).
-/// Nothing secret depends on it.
-fn seed(node: &Node, devices: &Devices) -> u64 {
-    let macs = devices
-        .networks
-        .iter()
-        .map(|vtnet| net::Device::mac(&*vtnet.device()).0);
-    macs.flatten().fold(node.clock_ns(), |seed, byte| {
-        // FNV-1a
+/// A number that differs from node to node (the devices' addresses) and from boot to boot (the clock):
+/// FNV-1a of both. Nothing secret depends on it.
+fn seed<T: Transport>(node: &Node, devices: &[Vtnet<T>]) -> u64 {
+    let macs = devices.iter().flat_map(|vtnet| vtnet.device().mac().0);
+    macs.fold(node.clock_ns(), |seed, byte| {
         (seed ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
     })
 }

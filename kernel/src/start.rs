@@ -22,11 +22,12 @@ use crate::commands::{Context, Shell};
 use crate::config::{Environment, RcScript};
 use crate::console::Console;
 use crate::console::terminal::{Output, Terminal};
+use crate::drivers::probe;
 use crate::log::{Dmesg, KernelLog};
 use crate::network;
 use crate::platform::Machine;
 use crate::services::Services;
-use crate::trace_stream::{self, TraceStream};
+use crate::trace_stream::{self, Channel, TraceStream};
 
 /// A poll longer than this is reported: long enough for an emulator that shares its core.
 const WATCHDOG_NS: u64 = 500_000_000;
@@ -46,8 +47,13 @@ async fn run(machine: Arc<dyn Machine>, node: Arc<Node>, log: Arc<KernelLog>) {
     set_up_executor(&node, &environment);
 
     let trace_stream = TraceStream::new(node.cpu_count());
-    start_trace_stream(&machine, &node, &trace_stream, environment.hostname());
-    let (network, carp) = network::start(&*machine, &node).await;
+    let devices = machine.hardware().map(probe::probe).unwrap_or_default();
+    let channel = Channel {
+        machine: machine.clone(),
+        console: devices.console,
+    };
+    start_trace_stream(channel, &node, &trace_stream, environment.hostname());
+    let (network, carp) = network::start(&node, devices.networks).await;
     let terminal = Rc::new(Terminal::new(machine.clone()));
     let context = Context {
         output: Output::new(terminal.clone()),
@@ -108,16 +114,15 @@ fn set_up_executor(node: &Node, environment: &Environment) {
 }
 
 fn start_trace_stream(
-    machine: &Arc<dyn Machine>,
+    channel: Channel,
     node: &Arc<Node>,
     stream: &Rc<TraceStream>,
     hostname: &str,
 ) {
-    let (machine, node) = (machine.clone(), node.clone());
-    let (stream, hostname) = (stream.clone(), String::from(hostname));
+    let (node, stream, hostname) = (node.clone(), stream.clone(), String::from(hostname));
     executor::Builder::new("trace stream")
         .priority(Priority::IDLE)
-        .spawn(async move { trace_stream::run(machine, node, stream, &hostname).await })
+        .spawn(async move { trace_stream::run(channel, node, stream, &hostname).await })
         .detach();
 }
 

@@ -4,6 +4,9 @@
 //! reads every CPU's ring (a reader never disturbs the writer), packs records into frames and writes
 //! them. Names of threads go out when their spawn is seen.
 //!
+//! The channel is a virtio-console where there is one (it takes what one pleases), else the machine's own, a
+//! second UART.
+//!
 //! Decision: while it is off it sleeps on an event and costs nothing; while it is on it looks every
 //! [`PAUSE`]. A ring holds 4,096 records, so nothing is lost below 200,000 records a second and CPU,
 //! and the UART, not the rings, is the limit. What is overwritten before it is read is counted, sent as
@@ -21,6 +24,8 @@ use executor::trace::stream::Encoder;
 use executor::trace::{Event, Record};
 use executor::{Cpu, CpuId, Event as Signal, Node, run_on, sleep, yield_now};
 
+use crate::drivers::virtio::console::VirtioConsole;
+use crate::drivers::virtio::pci::PciTransport;
 use crate::platform::Machine;
 
 /// Pause between two looks at the rings.
@@ -106,10 +111,35 @@ impl TraceStream {
     }
 }
 
-/// The stream's thread.
-pub async fn run(machine: Arc<dyn Machine>, node: Arc<Node>, stream: Rc<TraceStream>, host: &str) {
+/// Where frames go.
+pub struct Channel {
+    /// The machine, for its own channel.
+    pub machine: Arc<dyn Machine>,
+    /// What is used instead, if it is there.
+    pub console: Option<VirtioConsole<PciTransport>>,
+}
+
+impl Channel {
+    /// Sends what there is room for.
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        let Some(console) = &mut self.console else {
+            return self.machine.write_trace(bytes);
+        };
+        match console.write(bytes) {
+            Ok(taken) => taken,
+            Err(error) => {
+                log::warn!("trace stream: the virtio console is broken ({error:?}); not using it");
+                self.console = None;
+                0
+            }
+        }
+    }
+}
+
+/// The stream's thread, on the CPU that the console's device belongs to.
+pub async fn run(channel: Channel, node: Arc<Node>, stream: Rc<TraceStream>, host: &str) {
     let mut sender = Sender {
-        machine,
+        channel,
         node,
         stream,
         encoder: Box::new(Encoder::new()),
@@ -134,7 +164,7 @@ pub async fn run(machine: Arc<dyn Machine>, node: Arc<Node>, stream: Rc<TraceStr
 }
 
 struct Sender {
-    machine: Arc<dyn Machine>,
+    channel: Channel,
     node: Arc<Node>,
     stream: Rc<TraceStream>,
     encoder: Box<Encoder>,
@@ -149,7 +179,7 @@ impl Sender {
         let frame = self
             .encoder
             .hello(self.node.cpu_count() as u32, self.node.clock_ns(), host);
-        write_all(&*self.machine, &self.stream, frame).await;
+        write_all(&mut self.channel, &self.stream, frame).await;
         for cpu in cpu_ids(&self.node) {
             let threads = run_on(cpu, announce_threads).await;
             self.send_names(&threads).await;
@@ -164,7 +194,7 @@ impl Sender {
             self.send_statistics(cpu).await;
         }
         let frame = self.encoder.end();
-        write_all(&*self.machine, &self.stream, frame).await;
+        write_all(&mut self.channel, &self.stream, frame).await;
     }
 
     async fn send_statistics(&mut self, cpu: CpuId) {
@@ -172,7 +202,7 @@ impl Sender {
         let frame = self
             .encoder
             .stats(cpu.0 as u8, progress.next, progress.lost);
-        write_all(&*self.machine, &self.stream, frame).await;
+        write_all(&mut self.channel, &self.stream, frame).await;
     }
 
     async fn send_new_records(&mut self) {
@@ -210,7 +240,7 @@ impl Sender {
             let (frame, taken) =
                 self.encoder
                     .records(cpu.0 as u8, sequence, lost_before, &mut records);
-            write_all(&*self.machine, &self.stream, frame).await;
+            write_all(&mut self.channel, &self.stream, frame).await;
             taken_before += taken;
             lost_before = 0;
             yield_now().await;
@@ -232,7 +262,7 @@ impl Sender {
             if self.named.insert(*id) {
                 let site = alloc::format!("{}:{}", site.file(), site.line());
                 let frame = self.encoder.name(*id, name, &site);
-                write_all(&*self.machine, &self.stream, frame).await;
+                write_all(&mut self.channel, &self.stream, frame).await;
             }
         }
     }
@@ -260,10 +290,10 @@ fn cpu_ids(node: &Node) -> impl Iterator<Item = CpuId> + use<> {
 
 /// Writes a frame, waiting where the channel is full. A machine without a channel takes nothing for
 /// ever: then the frame is given up.
-async fn write_all(machine: &dyn Machine, stream: &TraceStream, mut frame: &[u8]) {
+async fn write_all(channel: &mut Channel, stream: &TraceStream, mut frame: &[u8]) {
     let mut patience = 1000;
     while !frame.is_empty() && patience > 0 {
-        let taken = machine.write_trace(frame);
+        let taken = channel.write(frame);
         frame = &frame[taken..];
         stream
             .sent_bytes

@@ -12,7 +12,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::future::Future;
-use core::pin::Pin;
+use core::net::{Ipv4Addr, SocketAddrV4};
+use core::pin::{Pin, pin};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 
@@ -21,12 +22,16 @@ use executor::{
     CpuId, Guarded, JoinHandle, Message, Node, Pending, Port, PortRef, Put, Serve, Server, Token,
     current, now_ns, sleep, sleep_until, spawn, spawn_on, timeout, yield_now,
 };
+use futures_util::future::{Either, select};
+use net::{Network, UdpSocket};
 
 /// Yields in a burst, and the pause behind it.
 const YIELD_BURST: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long the token is held at a time.
 const HOLD_NS: u64 = 100_000;
+/// Where the echo service listens (RFC 862).
+const ECHO_PORT: u16 = 7;
 /// Depth of a spawn tree: 2^(depth + 1) - 1 threads.
 const TREE_DEPTH: u32 = 3;
 /// How often a server that has nothing to do looks whether its clients are gone.
@@ -49,6 +54,8 @@ pub struct Report {
     pub token_contended: u64,
     /// Threads of spawn trees.
     pub tree_threads: u64,
+    /// UDP datagrams that came back from the echo service.
+    pub echoes: u64,
     /// Answers that were not the right ones. Anything but 0 is a bug of the executor.
     pub wrong: u64,
 }
@@ -58,7 +65,7 @@ impl fmt::Display for Report {
         write!(
             f,
             "{} yields, {} timers, {} local and {} remote port calls, {} additions under a token \
-             ({} times contended), {} threads in spawn trees, {} wrong answers",
+             ({} times contended), {} threads in spawn trees, {} UDP echoes, {} wrong answers",
             self.yields,
             self.timers,
             self.local_calls,
@@ -66,6 +73,7 @@ impl fmt::Display for Report {
             self.token_additions,
             self.token_contended,
             self.tree_threads,
+            self.echoes,
             self.wrong
         )
     }
@@ -80,6 +88,7 @@ struct Counts {
     remote_calls: AtomicU64,
     token_additions: AtomicU64,
     tree_threads: AtomicU64,
+    echoes: AtomicU64,
     wrong: AtomicU64,
     /// Clients of the port servers that still run; the servers end after the last.
     clients: AtomicUsize,
@@ -92,7 +101,7 @@ fn count(counter: &AtomicU64) {
 
 /// Exercises every CPU of `node` for `duration`. Dropping it leaves its threads to end by themselves at
 /// the same time.
-pub async fn run(node: &Node, duration: Duration) -> Report {
+pub async fn run(node: &Node, network: &Network, duration: Duration) -> Report {
     let cpus = node.cpu_count() as u16;
     let until_ns = now_ns().saturating_add(duration.as_nanos() as u64);
     let counts = Arc::new(Counts::default());
@@ -125,7 +134,17 @@ pub async fn run(node: &Node, duration: Duration) -> Report {
             token_holder(until_ns, sum, counts)
         }));
     }
-    grow_trees(until_ns, cpus, &counts).await;
+    // The service ends with this future; a port in use means that it runs already.
+    let service = pin!(net::serve_udp_echo(network, ECHO_PORT));
+    let (client_network, echo_counts) = (network.clone(), counts.clone());
+    let client_cpu = CpuId(cpus - 1);
+    threads.push(spawn_on(client_cpu, "echo client", move || {
+        echo_client(until_ns, client_network, echo_counts)
+    }));
+    let trees = pin!(grow_trees(until_ns, cpus, &counts));
+    if let Either::Left((_, trees)) = select(service, trees).await {
+        trees.await;
+    }
     for thread in threads {
         thread.await;
     }
@@ -140,6 +159,7 @@ pub async fn run(node: &Node, duration: Duration) -> Report {
         token_additions: additions,
         token_contended: token.counts().1,
         tree_threads: counts.tree_threads.load(Ordering::Relaxed),
+        echoes: counts.echoes.load(Ordering::Relaxed),
         wrong: counts.wrong.load(Ordering::Relaxed) + u64::from(added != additions),
     }
 }
@@ -280,6 +300,30 @@ async fn caller(until_ns: u64, near: PortRef<Adder>, far: PortRef<Adder>, counts
     }
 }
 
+/// Sends datagrams to the echo service over `lo0` and looks at what comes back.
+async fn echo_client(until_ns: u64, network: Network, counts: Arc<Counts>) {
+    let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+    let Ok(socket) = UdpSocket::bind(&network, any).await else {
+        return;
+    };
+    let service = SocketAddrV4::new(Ipv4Addr::LOCALHOST, ECHO_PORT);
+    let mut number = 0u32;
+    while now_ns() < until_ns {
+        number += 1;
+        if socket.send_to(&number.to_le_bytes(), service).is_ok()
+            && let Ok(answer) = timeout(PAUSE, socket.recv_from()).await
+        {
+            count(if answer.payload() == number.to_le_bytes() {
+                &counts.echoes
+            } else {
+                &counts.wrong
+            });
+        }
+        sleep(PAUSE).await;
+    }
+    socket.close().await;
+}
+
 /// One tree after another until the time is up.
 async fn grow_trees(until_ns: u64, cpus: u16, counts: &Arc<Counts>) {
     while now_ns() < until_ns {
@@ -326,7 +370,8 @@ mod tests {
             });
             let report = hosted.block_on(|| async {
                 let node = current().node();
-                run(node, Duration::from_millis(150)).await
+                let network = Network::start(node, 1).await;
+                run(node, &network, Duration::from_millis(150)).await
             });
             assert_eq!(report.wrong, 0, "{report}");
             let done = [
@@ -336,6 +381,7 @@ mod tests {
                 report.remote_calls,
                 report.token_additions,
                 report.tree_threads,
+                report.echoes,
             ];
             assert!(done.iter().all(|times| *times > 0), "{cpus} CPUs: {report}");
         }

@@ -206,7 +206,7 @@ async fn show_device(context: &Context, status: &InterfaceStatus) {
 
 async fn show_carp(context: &Context, status: &CarpStatus) {
     let output = &context.output;
-    let mut flags = 0x8000 | 0x8;
+    let mut flags = 0x8000 | 0x800 | 0x2;
     if status.up {
         flags |= 0x1;
     }

@@ -6,7 +6,7 @@
 
 use core::time::Duration;
 
-use executor::timeout;
+use executor::{timeout, yield_now};
 
 use super::arguments::Arguments;
 use super::{Command, CommandError, Context, no_words, owned, run};
@@ -68,6 +68,8 @@ async fn say_goodbye(context: &Context, what: &str) {
             .line(format_args!("a service did not stop in time; going on"))
             .await;
     }
+    // The console looks at the log between two polls of ours: it shows the services' last words.
+    yield_now().await;
 }
 
 async fn crash(_: &Context, mut words: Arguments<'_>) -> Result<(), CommandError> {

@@ -101,6 +101,9 @@ impl Console {
     async fn read_line(&mut self) -> alloc::string::String {
         self.terminal.start_line();
         let mut echo = Vec::new();
+        while let Some(row) = next_log_row(&self.log, &self.dmesg) {
+            self.terminal.write_raw(&row);
+        }
         self.editor.draw_in_fresh_row(&mut echo);
         loop {
             while let Some(byte) = self.typed.pop_front() {
