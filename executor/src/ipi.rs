@@ -222,7 +222,13 @@ pub(crate) fn send_arrival(target: &Cpu, thread: ThreadRef) {
     /// `a` is a counted thread pointer, whose owner is `cpu`.
     unsafe fn run(cpu: &Cpu, a: usize, _: usize) {
         // SAFETY: made below; run once.
-        cpu.adopt(unsafe { ThreadRef::from_raw(ptr::with_exposed_provenance(a)) });
+        let thread = unsafe { ThreadRef::from_raw(ptr::with_exposed_provenance(a)) };
+        // One that moves is in transit; any other is new, and is made here as far as the trace goes.
+        if !thread.in_transit.get() {
+            let (priority, id) = (thread.priority.get().value(), thread.id);
+            cpu.record(Event::ThreadSpawn, priority, id, id);
+        }
+        cpu.adopt(thread);
     }
     let header: *const Header = thread.into_raw();
     send(

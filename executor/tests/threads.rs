@@ -343,3 +343,24 @@ fn an_event_signalled_before_the_wait_is_not_lost_and_does_not_count() {
         echo.await;
     });
 }
+
+#[test]
+fn a_thread_is_traced_as_made_where_it_lives() {
+    use executor::trace::{ClassMask, Event as Traced, Record};
+    let spawned_on = hosted::run(2, || async {
+        let node = executor::current().node();
+        node.set_trace_mask(ClassMask::ALL);
+        spawn_on(CpuId(1), "there", || async {}).await;
+        spawn("here", async {}).await;
+        node.set_trace_mask(ClassMask::NONE);
+        [CpuId(0), CpuId(1)].map(|cpu| {
+            let mut records = [Record::default(); 64];
+            let (_, count) = node.cpu(cpu).trace_ring().read(0, &mut records);
+            let spawns = records[..count]
+                .iter()
+                .filter(|record| record.event() == Some(Traced::ThreadSpawn));
+            spawns.count()
+        })
+    });
+    assert_eq!(spawned_on, [1, 1]);
+}
