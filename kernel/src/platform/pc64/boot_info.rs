@@ -220,15 +220,14 @@ fn parse_multiboot2<'m>(
                     boot.add_region(u64_at(entry, 0)?, u64_at(entry, 8)?, u32_at(entry, 16)?);
                 }
             }
+            // The new form wins whichever order they come in.
+            TAG_RSDP_OLD if boot.root_pointer != RootPointer::Absent => {}
             TAG_RSDP_OLD | TAG_RSDP_NEW => {
-                // The new form wins whichever order they come in.
-                if kind == TAG_RSDP_NEW || boot.root_pointer == RootPointer::Absent {
-                    let mut copy = [0; 36];
-                    let body = &tag[8..];
-                    let len = body.len().min(copy.len());
-                    copy[..len].copy_from_slice(&body[..len]);
-                    boot.root_pointer = RootPointer::Copy(copy);
-                }
+                let mut copy = [0; 36];
+                let body = &tag[8..];
+                let len = body.len().min(copy.len());
+                copy[..len].copy_from_slice(&body[..len]);
+                boot.root_pointer = RootPointer::Copy(copy);
             }
             _ => {}
         }

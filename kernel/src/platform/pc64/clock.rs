@@ -14,11 +14,12 @@
 use super::features::Features;
 use super::machine::Apic;
 use super::physical;
+use super::scale::Scale;
 use apic::tables::{Firmware, Register};
 use x86_64::instructions::port::Port;
 
 const WARM_UP: usize = 24;
-const TRIES: usize = 8;
+const TRIES: usize = 32;
 /// Of the ACPI timer.
 const PM_TIMER_HZ: u64 = 3_579_545;
 
@@ -27,23 +28,6 @@ const PM_TIMER_HZ: u64 = 3_579_545;
 pub fn tsc() -> u64 {
     // SAFETY: every x86-64 CPU has it, and CR4.TSD is clear.
     unsafe { core::arch::x86_64::_rdtsc() }
-}
-
-/// A rate as multiplication and shift: `out = in * factor >> 32`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Scale(u64);
-
-impl Scale {
-    /// From a rate of `from_hz` to one of `to_hz`; both at least 1, their ratio below 2^32.
-    pub fn new(from_hz: u64, to_hz: u64) -> Scale {
-        Scale(((u128::from(to_hz) << 32) / u128::from(from_hz.max(1))) as u64)
-    }
-
-    /// Converts a number of ticks.
-    #[inline(always)]
-    pub fn of(self, ticks: u64) -> u64 {
-        (u128::from(ticks) * u128::from(self.0) >> 32) as u64
-    }
 }
 
 /// The clock of all CPUs.
@@ -181,7 +165,7 @@ impl<'a> Measurement<'a> {
         let (least_ns, hz) = match self.reference {
             Reference::Pm { .. } => (10_000_000, PM_TIMER_HZ),
             Reference::Hpet { hz, .. } => (5_000_000, hz),
-            Reference::Apic => (500_000, 1_000_000_000),
+            Reference::Apic => (1_000_000, 1_000_000_000),
             Reference::None => (0, 1_000_000_000),
         };
         let least = (u128::from(hz) * least_ns / 1_000_000_000) as u32;

@@ -16,7 +16,8 @@ use super::features::Features;
 use super::machine::{Apic, Pc64, Processor, VECTORS};
 use super::segments::Segments;
 use super::stacks::{self, Stacks};
-use super::vectors::{Allocated, DOORBELL};
+use super::vector_map::VectorMap;
+use super::vectors::DOORBELL;
 use super::{image, paging, physical, power, traps};
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use apic::start::{Delays, Roster, broadcast};
@@ -117,6 +118,7 @@ pub fn start(
 ) -> Result<Outcome, OutOfMemory> {
     power::mask_legacy_interrupts();
     apic_of_this_cpu(apic);
+    let measurement = Measurement::begin(entered_tsc, apic, features, firmware);
     let ids = order(&firmware.processors, apic.id(), limit);
     let stacks: Option<Vec<Stacks>> = ids
         .iter()
@@ -143,7 +145,6 @@ pub fn start(
     // Nobody else is awake, so the boot processor cannot be too late.
     let _ = bring_up.roster.arrive(0);
 
-    let measurement = Measurement::begin(entered_tsc, apic, features, firmware);
     if ids.len() > 1
         && let Some(page) = trampoline_page(boot)
     {
@@ -173,7 +174,7 @@ pub fn start(
             .map(|(slot, &apic_id)| Processor {
                 apic_id,
                 slot,
-                vectors: Allocated::new(),
+                vectors: VectorMap::new(),
             })
             .collect(),
         absent: absent.into_iter().map(|(_, &apic_id)| apic_id).collect(),

@@ -10,7 +10,8 @@ use super::console::Console;
 use super::features::Features;
 use super::hardware::{IoApicPage, LocalApicPage};
 use super::memory::Summary;
-use super::vectors::{self, Allocated};
+use super::vector_map::VectorMap;
+use super::vectors;
 use super::{cpus, fw_cfg, power, serial};
 use crate::platform::Machine;
 use alloc::vec::Vec;
@@ -41,7 +42,7 @@ pub struct Processor {
     /// Its slot while CPUs were started.
     pub slot: usize,
     /// Its interrupt vectors.
-    pub vectors: Allocated,
+    pub vectors: VectorMap,
 }
 
 /// Everything known about the machine. The order of `processors` is that of [`CpuId`].

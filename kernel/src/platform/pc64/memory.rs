@@ -119,7 +119,7 @@ pub fn hand_over(boot: &BootInfo, memory_end: u64) {
     // below is usable memory that is neither the image's nor the boot heap's.
     let zones = unsafe { ZoneMap::new(physical::window(0), count, bitmap) };
     let add = |part: Range<u64>| {
-        let first = part.start.next_multiple_of(ZONE_SIZE as u64) / ZONE_SIZE as u64;
+        let first = part.start.div_ceil(ZONE_SIZE as u64);
         let end = part.end / ZONE_SIZE as u64;
         if first < end {
             zones.add(first as usize, (end - first) as usize);

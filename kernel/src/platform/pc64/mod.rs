@@ -1,10 +1,13 @@
 //! Real x86-64 hardware, and the emulators of it.
 //!
 //! `main.rs` is the kernel image; it tells the story of a boot, and each module here is a chapter of it or
-//! a part of the machine that the story puts together ([`machine`]). Everything but the parsing of boot
-//! information needs the hardware, and is built for the target without an operating system only.
+//! a part of the machine that the story puts together ([`machine`]). What needs no hardware is built on
+//! hosts as well, for its tests; the rest for the target without an operating system only.
 
 pub mod boot_info;
+pub mod byte_ring;
+pub mod scale;
+pub mod vector_map;
 
 #[cfg(target_os = "none")]
 pub mod clock;
