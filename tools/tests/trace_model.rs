@@ -8,7 +8,7 @@ use support::{LARGE, Machine, Options};
 use tools::trace::build::build;
 use tools::trace::convert;
 use tools::trace::model::{NoteKind, Trace};
-use tools::trace::stream::{CpuRecords, Stream, ThreadName};
+use tools::trace::stream::{CpuRecords, Gap, Stream, ThreadName};
 
 /// A trace of records by CPU, with thread names a, b, c for the name ids 1, 2, 3.
 fn trace_of(cpus: Vec<Vec<Record>>) -> Trace {
@@ -295,4 +295,30 @@ fn records_with_absurd_fields_do_no_harm() {
     tools::trace::text::write_summary(&trace, tools::trace::text::Style::Plain, &mut out).unwrap();
     tools::trace::perfetto::write(&trace, &mut out).unwrap();
     tools::trace::html::write(&trace, &mut out).unwrap();
+}
+
+/// The run that answered the wake may be among the lost: what is seen later is another.
+#[test]
+fn a_wake_before_a_hole_is_not_paired_with_a_run_after_it() {
+    let mut cpu = CpuRecords::from_records(vec![
+        Record::new(10, Event::Wake, 0, 5, 0),
+        Record::new(20, Event::IdleBegin, 0, 0, 0),
+        Record::new(900, Event::RunBegin, 0, 5, 0),
+        Record::new(910, Event::RunEnd, 0, 5, 0),
+    ]);
+    cpu.gaps.push(Gap {
+        before: 2,
+        lost: 40,
+        lost_in_ring: 40,
+    });
+    let trace = build(Stream {
+        cpus: vec![cpu],
+        ..Stream::default()
+    });
+    let poll = trace.cpus[0].polls[0];
+    assert_eq!((poll.latency_ns, poll.wake), (None, None));
+    assert_eq!(trace.cpus[0].idle_ns(), 0, "idle time ends before the hole");
+    let gap = trace.cpus[0].gaps[0];
+    assert_eq!((gap.span.begin_ns, gap.span.end_ns), (20, 900));
+    assert_eq!((gap.lost, trace.lost_count()), (40, 40));
 }
