@@ -203,6 +203,7 @@ setup_for() {
     case $1 in test)
         setup_want ip iproute2
         setup_want ucarp ucarp
+        setup_want ping iputils-ping
         setup_want python3 python3
         ;;
     esac

@@ -183,8 +183,14 @@ fn failover_with_ucarp_in_both_directions() {
     if !root {
         return skip("a network namespace with a tap needs root");
     }
-    if host::find_program(&["ucarp"]).is_none() {
-        return skip("no ucarp here; it comes with: apt-get install ucarp");
+    for (program, package) in [
+        ("ucarp", "ucarp"),
+        ("ip", "iproute2"),
+        ("ping", "iputils-ping"),
+    ] {
+        if let Err(error) = host::need_program(program, package) {
+            return skip(&error.to_string());
+        }
     }
     let _turn = Turn::take();
     let namespace = match Namespace::make() {
