@@ -5,8 +5,8 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
-use crate::bench::boot;
 use crate::bench::report::{self, Row};
+use crate::bench::{boot, lan};
 use crate::host;
 
 /// Boots measured in each case.
@@ -17,6 +17,8 @@ const BOOTS: u32 = 10;
 enum Bench {
     /// QEMU's start to the prompt
     Boot,
+    /// The virtual LAN beside a bare socket
+    Lan,
     /// The executor beside tokio and glommio, in the hosted build
     Executor,
 }
@@ -24,7 +26,7 @@ enum Bench {
 /// Measure: each figure stands beside a peer measured in the same run.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Which; both if none is named
+    /// Which; all if none is named
     bench: Option<Bench>,
     /// Print JSON, one object a row
     #[arg(long)]
@@ -42,6 +44,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         rows.extend(boot::run(arguments.runs.unwrap_or(BOOTS), |what| {
             eprintln!("bench boot: {what}")
         })?);
+    }
+    if arguments.bench.is_none_or(|bench| bench == Bench::Lan) {
+        rows.extend(lan::run(arguments.runs.unwrap_or(BOOTS))?);
     }
     if arguments.bench.is_none_or(|bench| bench == Bench::Executor) {
         rows.extend(executor(arguments.runs)?);
