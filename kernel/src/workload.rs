@@ -27,9 +27,9 @@ use net::{Network, UdpSocket};
 
 /// Yields in a burst, and the pause behind it.
 const YIELD_BURST: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(40);
 /// How long the token is held at a time.
-const HOLD_NS: u64 = 100_000;
+const HOLD_NS: u64 = 5_000;
 /// Where the echo service listens (RFC 862).
 const ECHO_PORT: u16 = 7;
 /// Depth of a spawn tree: 2^(depth + 1) - 1 threads.
@@ -198,7 +198,7 @@ async fn token_holder(until_ns: u64, sum: Arc<Guarded<u64>>, counts: Arc<Counts>
             .await;
         current().record(Event::Mark, 0, 0, 1);
         // Both holders wake at the same moment, so that they meet at the token.
-        let beat_ns = (PAUSE / 4).as_nanos() as u64;
+        let beat_ns = (PAUSE * 5).as_nanos() as u64;
         sleep_until((now_ns() / beat_ns + 1) * beat_ns).await;
     }
 }
@@ -332,7 +332,7 @@ async fn grow_trees(until_ns: u64, cpus: u16, counts: &Arc<Counts>) {
         if threads != (2 << TREE_DEPTH) - 1 {
             count(&counts.wrong);
         }
-        sleep(PAUSE * 5).await;
+        sleep(PAUSE * 3).await;
     }
 }
 
