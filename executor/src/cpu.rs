@@ -38,6 +38,9 @@ const PENDING_INTERRUPT: u32 = 2;
 /// How many turns of a busy loop pass between two looks at the clock where timers are polled.
 const CLOCK_TURNS: u32 = 64;
 
+/// How often an idle CPU looks at its inbox between two pauses: a pause lasts as long as a message is on its way.
+const LOOKS_PER_PAUSE: u32 = 16;
+
 /// What a device's interrupt runs: acknowledge and wake, no more.
 pub type InterruptHandler = Rc<dyn Fn()>;
 
@@ -74,8 +77,8 @@ pub struct Cpu {
     pub(crate) backlog: Cell<u32>,
     stopping: Cell<bool>,
     heap: Heap,
-    id: CpuId,
-    node: AtomicPtr<Node>,
+    /// What other CPUs read, away from what the owner writes.
+    place: CachePadded<Place>,
     /// Trace classes that this CPU records; a copy of the node's mask.
     pub(crate) trace_mask: AtomicU32,
     pub(crate) trace: trace::Ring,
@@ -84,6 +87,12 @@ pub struct Cpu {
     pub(crate) outside: SegQueue<Message>,
     /// Counters; the owner writes, anybody may read.
     pub(crate) stats: CachePadded<Stats>,
+}
+
+/// Where a CPU belongs; written once.
+struct Place {
+    id: CpuId,
+    node: AtomicPtr<Node>,
 }
 
 // SAFETY: fields marked Owner are touched by the CPU that entered, and by nobody else; the rest are atomics or
@@ -153,8 +162,10 @@ impl Cpu {
             backlog: Cell::new(0),
             stopping: Cell::new(false),
             heap: Heap::new(),
-            id,
-            node: AtomicPtr::new(ptr::null_mut()),
+            place: CachePadded(Place {
+                id,
+                node: AtomicPtr::new(ptr::null_mut()),
+            }),
             trace_mask: AtomicU32::new(0),
             trace: trace::Ring::new(),
             inbox: CachePadded(Inbox::new()),
@@ -167,20 +178,20 @@ impl Cpu {
     }
 
     pub(crate) fn set_node(&self, node: *const Node) {
-        self.node.store(node.cast_mut(), Ordering::Release);
+        self.place.node.store(node.cast_mut(), Ordering::Release);
     }
 
     /// This CPU's number.
     #[inline]
     pub fn id(&self) -> CpuId {
-        self.id
+        self.place.id
     }
 
     /// The node that this CPU belongs to.
     #[inline]
     pub fn node(&self) -> &Node {
         // SAFETY: a node owns its CPUs and sets this before it hands one out.
-        unsafe { &*self.node.load(Ordering::Relaxed) }
+        unsafe { &*self.place.node.load(Ordering::Relaxed) }
     }
 
     /// Counters of this CPU; readable by anybody, exact on the CPU itself.
@@ -369,7 +380,7 @@ impl Cpu {
 
     #[cold]
     fn record_wake(&self, thread: &Header, waker: Option<(u8, u32)>) {
-        let (cpu, waker) = waker.unwrap_or((self.id.0 as u8, self.running_id()));
+        let (cpu, waker) = waker.unwrap_or((self.place.id.0 as u8, self.running_id()));
         self.record(trace::Event::Wake, cpu, thread.id, waker);
     }
 
@@ -723,11 +734,13 @@ impl Cpu {
                 return;
             }
         }
-        for _ in 0..platform.idle_spin() {
+        for look in 1..=platform.idle_spin() {
             if !self.inbox.is_quiet() || self.pending.load(Ordering::Relaxed) != 0 {
                 return;
             }
-            core::hint::spin_loop();
+            if look.is_multiple_of(LOOKS_PER_PAUSE) {
+                core::hint::spin_loop();
+            }
         }
         if self.backlog.get() != 0 {
             for outbound in &self.outbound {
@@ -805,7 +818,7 @@ impl Cpu {
             if list.len() < list.capacity() {
                 list.push(ThreadInfo {
                     id: thread.id,
-                    cpu: self.id,
+                    cpu: self.id(),
                     name: thread.name,
                     site: thread.site,
                     priority: thread.priority.get(),

@@ -181,6 +181,53 @@ pub fn send_to(target: &Cpu, f: impl FnOnce(&Cpu) + Send + 'static) {
     send(target, Message::boxed(f));
 }
 
+/// As [`send_to`], with a function and a word instead of a closure in a box.
+///
+/// # Safety
+/// `run` may be called once with `a`, on `target`, in a hard section.
+pub(crate) unsafe fn send_word(target: &Cpu, run: unsafe fn(&Cpu, usize, usize), a: usize) {
+    send(target, Message { run, a, b: 0 });
+}
+
+/// The current CPU and the running thread in a message's second word, for the trace.
+fn pack_waker() -> usize {
+    let (cpu, thread) = current::try_current().map_or((0xff, 0), |here| {
+        (usize::from(here.id().0 as u8), here.running_id() as usize)
+    });
+    cpu | thread << 8
+}
+
+/// What [`pack_waker`] has packed.
+fn unpack_waker(b: usize) -> Option<(u8, u32)> {
+    Some((b as u8, (b >> 8) as u32))
+}
+
+/// Wakes a thread that began to wait on `target` for what has just been stored: a reply. Nothing of the thread is
+/// touched here, not even its mark, for there is one such message for each reply.
+pub(crate) fn send_reply_wake(target: &Cpu, thread: ThreadRef) {
+    /// # Safety
+    /// `a` is a counted thread pointer.
+    unsafe fn run(cpu: &Cpu, a: usize, b: usize) {
+        // SAFETY: made below; run once.
+        let thread = unsafe { ThreadRef::from_raw(ptr::with_exposed_provenance(a)) };
+        if ptr::eq(thread.owner.load(Ordering::Acquire), cpu) {
+            cpu.schedule_for(&thread, unpack_waker(b));
+        } else {
+            // It has moved on.
+            thread.wake();
+        }
+    }
+    let header: *const Header = thread.into_raw();
+    send(
+        target,
+        Message {
+            run,
+            a: header.expose_provenance(),
+            b: pack_waker(),
+        },
+    );
+}
+
 /// Wakes a thread that belongs to another CPU. The reference travels with the message.
 pub(crate) fn send_wake(target: *const Cpu, thread: ThreadRef) {
     /// # Safety
@@ -197,21 +244,18 @@ pub(crate) fn send_wake(target: *const Cpu, thread: ThreadRef) {
         // Cleared before it is scheduled, never after (see mark.rs).
         thread
             .mark
-            .clear(|| cpu.schedule_for(&thread, Some((b as u8, (b >> 8) as u32))));
+            .clear(|| cpu.schedule_for(&thread, unpack_waker(b)));
     }
     // SAFETY: the owner of a thread that is not finished is alive; a finished thread's CPU is too, because a node
     // drops its CPUs only after every thread's waker is gone from them.
     let target = unsafe { &*target };
-    let (cpu, waker) = current::try_current().map_or((0xff, 0), |here| {
-        (usize::from(here.id().0 as u8), here.running_id() as usize)
-    });
     let header: *const Header = thread.into_raw();
     send(
         target,
         Message {
             run,
             a: header.expose_provenance(),
-            b: cpu | waker << 8,
+            b: pack_waker(),
         },
     );
 }

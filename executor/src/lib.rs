@@ -43,7 +43,7 @@ mod token;
 mod whole {
     //! Everything that is more than one structure.
     pub use crate::{
-        cpu::{Cpu, InterruptHandler, Overrun, ThreadInfo},
+        cpu::{Cpu, InterruptHandler, Name, Overrun, ThreadInfo},
         current::{current, try_current},
         event::Event,
         ipi::{chain, run_on, send_to},
@@ -56,7 +56,7 @@ mod whole {
         stats::{Counter, Stats},
         thread::JoinHandle,
         timer::{Elapsed, Sleep, now_ns, sleep, sleep_until, timeout},
-        token::{Guarded, Held, Scope, Token, hold_all},
+        token::{Guarded, Held, Scope, Token, TokenInfo, hold_all},
     };
 }
 #[cfg(not(loom))]

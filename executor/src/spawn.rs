@@ -5,7 +5,7 @@
 //! on the future and everything it holds stay there. Only a [`spawn_movable`] thread moves later, so its whole future
 //! must be Send (an `Rc` held over a move would be a data race that compiles).
 
-use crate::{Cpu, CpuId, JoinHandle, Priority, current, ipi, thread, trace};
+use crate::{Cpu, CpuId, JoinHandle, Priority, current, ipi, thread};
 use core::{
     future::Future,
     panic::Location,
@@ -99,7 +99,7 @@ impl Builder {
             here.stats.threads_spawned.add(1);
         }
         if core::ptr::eq(current::pointer(), target) {
-            target.record(trace::Event::ThreadSpawn, self.priority.value(), id, id);
+            target.record_spawn(&ours);
             target.adopt(ours);
         } else {
             ipi::send_arrival(target, ours);

@@ -17,7 +17,9 @@ mod word;
 pub use word::{TokenWord, Waiting};
 
 #[cfg(not(loom))]
-pub use scope::{Guarded, Held, Scope, Token, hold_all};
+pub(crate) use scope::WeakToken;
+#[cfg(not(loom))]
+pub use scope::{Guarded, Held, Scope, Token, TokenInfo, hold_all};
 
 #[cfg(not(loom))]
 mod scope;

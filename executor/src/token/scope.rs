@@ -2,7 +2,7 @@
 
 use super::word::{TokenWord, WAITER_BITS, Waiting};
 use crate::{Cpu, current, stats::Counter, trace::Event};
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use core::{
     cell::{Cell, UnsafeCell},
     fmt,
@@ -15,7 +15,7 @@ use core::{
 };
 
 /// Tries by a runnable thread before it sleeps until the token is released. Each try is a turn of the loop.
-const TRIES: u32 = 1000;
+const TRIES: u32 = 64;
 
 struct Inner {
     word: TokenWord,
@@ -37,13 +37,20 @@ impl Token {
     /// Outside of every CPU.
     pub fn new(name: &'static str) -> Self {
         let id = current::current().node().next_token_id();
-        Self(Arc::new(Inner {
+        let token = Self(Arc::new(Inner {
             word: TokenWord::new(),
             id,
             name,
             taken: Counter::default(),
             contended: AtomicU64::new(0),
-        }))
+        }));
+        let mut list = current::current().tokens.borrow_mut();
+        if list.len() == list.capacity() {
+            list.retain(WeakToken::is_alive);
+        }
+        list.push(WeakToken(Arc::downgrade(&token.0)));
+        drop(list);
+        token
     }
 
     /// The token's name.
@@ -73,6 +80,39 @@ impl Token {
 
     fn key(&self) -> *const () {
         Arc::as_ptr(&self.0).cast()
+    }
+}
+
+/// What `tokens` shows of a token.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenInfo {
+    /// Its number, by order of creation in the node.
+    pub id: u32,
+    /// Its name.
+    pub name: &'static str,
+    /// How often it was taken.
+    pub taken: u64,
+    /// How often it was found taken.
+    pub contended: u64,
+}
+
+/// A token in the list of the CPU that made it, for `tokens`; does not keep it alive.
+pub(crate) struct WeakToken(Weak<Inner>);
+
+impl WeakToken {
+    fn is_alive(&self) -> bool {
+        self.0.strong_count() != 0
+    }
+
+    pub(crate) fn info(&self) -> Option<TokenInfo> {
+        let token = Token(self.0.upgrade()?);
+        let (taken, contended) = token.counts();
+        Some(TokenInfo {
+            id: token.id(),
+            name: token.name(),
+            taken,
+            contended,
+        })
     }
 }
 

@@ -1,0 +1,158 @@
+//! Interrupts of one CPU: devices, the timer, doorbells, and the watchdog that the timer carries.
+//!
+//! A device's handler acknowledges and wakes, no more. It runs at once, or, when a critical section is open, at its
+//! end; timers and messages wait for the poll point. The watchdog looks from the raw timer entry, so no critical
+//! section hides a poll from it: it sees whether the poll that ran a budget ago still runs.
+
+use super::{Cpu, InterruptHandler, PENDING_INTERRUPT, PENDING_TIMER};
+use crate::{critical, trace};
+use core::{panic::Location, sync::atomic::Ordering};
+
+/// A poll that has run longer than the watchdog's budget, as seen from the timer interrupt.
+#[derive(Clone, Copy, Debug)]
+pub struct Overrun {
+    /// The thread's number.
+    pub thread: u32,
+    /// The thread's name.
+    pub name: &'static str,
+    /// Where it was spawned.
+    pub site: &'static Location<'static>,
+    /// How long the poll has run at least, in nanoseconds.
+    pub ran_ns: u64,
+}
+
+impl Cpu {
+    /// Does what interrupts left to do, in DragonFly's order: IPI (drained by the loop before this), timer, device.
+    /// Owner, at a poll point.
+    pub(super) fn replay(&self) {
+        let pending = self.pending.load(Ordering::Relaxed);
+        if pending & PENDING_TIMER != 0 {
+            self.pending.fetch_and(!PENDING_TIMER, Ordering::Relaxed);
+            self.fire_timers();
+        }
+        if pending & PENDING_INTERRUPT != 0 {
+            self.replay_interrupts();
+        }
+    }
+
+    /// Runs the device handlers that a critical section deferred. Owner.
+    #[cold]
+    pub(crate) fn replay_interrupts(&self) {
+        if self.hard.get() != 0 || self.pending.load(Ordering::Relaxed) & PENDING_INTERRUPT == 0 {
+            return;
+        }
+        self.pending
+            .fetch_and(!PENDING_INTERRUPT, Ordering::Relaxed);
+        for (word, lines) in self.pending_lines.iter().enumerate() {
+            let mut lines = lines.swap(0, Ordering::Relaxed);
+            while lines != 0 {
+                let line = word as u32 * 64 + lines.trailing_zeros();
+                lines &= lines - 1;
+                self.handle_interrupt(line as u8);
+            }
+        }
+    }
+
+    pub(super) fn handle_interrupt(&self, line: u8) {
+        let depth = self.critical.get();
+        self.critical.set(depth + 1);
+        self.hard.set(self.hard.get() + 1);
+        self.record(trace::Event::InterruptBegin, line, 0, 0);
+        let handler = self.handlers.borrow().get(&line).cloned();
+        match handler {
+            Some(handler) => handler(),
+            None => self.stats.stray_interrupts.add(1),
+        }
+        self.record(trace::Event::InterruptEnd, line, 0, 0);
+        self.hard.set(self.hard.get() - 1);
+        self.critical.set(depth);
+    }
+
+    /// Registers what device interrupt `line` of this CPU runs: acknowledge and wake, no more. Owner.
+    ///
+    /// The handler runs in a hard section, at once or, when the interrupt came in a critical section, at its end.
+    pub fn on_interrupt(&self, line: u8, handler: InterruptHandler) {
+        critical::section_on(self, || self.handlers.borrow_mut().insert(line, handler));
+    }
+
+    /// Called by the platform's raw entry, interrupts off: device interrupt `line` came. Owner.
+    pub fn interrupt(&self, line: u8) {
+        self.stats.interrupts.add(1);
+        if self.critical.get() == 0 {
+            self.handle_interrupt(line);
+        } else {
+            self.pending_lines[usize::from(line) / 64]
+                .fetch_or(1 << (line % 64), Ordering::Relaxed);
+            self.pending.fetch_or(PENDING_INTERRUPT, Ordering::Relaxed);
+        }
+    }
+
+    /// Called by the platform's raw entry, interrupts off: the one-shot timer has run out. The timers fire at the next
+    /// poll point. Returns the poll that has overrun the watchdog's budget, to be reported with where it is now. Owner.
+    pub fn interrupt_timer(&self) -> Option<Overrun> {
+        self.stats.timer_interrupts.add(1);
+        self.armed_ns.set(u64::MAX);
+        self.pending.fetch_or(PENDING_TIMER, Ordering::Relaxed);
+        self.check_watchdog()
+    }
+
+    /// Called by the platform's raw entry: a doorbell came. The loop finds the message by itself. Owner.
+    pub fn interrupt_doorbell(&self) {
+        self.stats.doorbells_received.add(1);
+    }
+
+    pub(super) fn check_watchdog(&self) -> Option<Overrun> {
+        if self.watch_ns.get() == u64::MAX {
+            return None;
+        }
+        let now = self.node().clock_ns();
+        // SAFETY: what runs is alive.
+        let thread = unsafe { self.running.get().as_ref() };
+        let budget = self.node().watchdog_ns();
+        let Some(thread) = thread.filter(|_| self.watched_poll.get() == self.polls.get()) else {
+            // Another poll than the one we saw begin, or none: watch the current one from here.
+            self.watched_poll.set(self.polls.get());
+            self.watch_ns.set(if self.running.get().is_null() {
+                u64::MAX
+            } else {
+                now + budget
+            });
+            self.arm_timer();
+            return None;
+        };
+        if now < self.watch_ns.get() {
+            self.arm_timer();
+            return None;
+        }
+        let ran_ns = now - (self.watch_ns.get() - budget);
+        self.stats.overruns.add(1);
+        self.record(
+            trace::Event::WatchdogOverrun,
+            0,
+            thread.id,
+            (ran_ns / 1_000_000) as u32,
+        );
+        // Once for this poll: it is silent until the next one has begun.
+        self.watched_poll.set(self.polls.get().wrapping_add(1));
+        self.watch_ns.set(u64::MAX);
+        Some(Overrun {
+            thread: thread.id,
+            name: thread.name,
+            site: thread.site,
+            ran_ns,
+        })
+    }
+
+    #[cold]
+    pub(super) fn arm_watchdog(&self) {
+        let budget = self.node().watchdog_ns();
+        if budget == 0 {
+            // Off: any value but MAX keeps this cold path away until the next idle.
+            self.watch_ns.set(u64::MAX - 1);
+            return;
+        }
+        self.watched_poll.set(self.polls.get() + 1);
+        self.watch_ns.set(self.node().clock_ns() + budget);
+        self.arm_timer();
+    }
+}
