@@ -9,7 +9,7 @@
 //! change under its feet in the middle of a poll. See docs/decisions/poll-points.md.
 
 use crate::{
-    CpuId, Node, Priority, critical, current,
+    CpuId, Node, critical, current,
     inbox::{Inbox, OUTSIDE, SENDER_BITS},
     ipi::{Message, Outbound},
     ring::Ring,
@@ -19,12 +19,12 @@ use crate::{
     sync::CachePadded,
     thread::{Header, ThreadRef},
     timer::Timers,
+    token::WeakToken,
     trace,
 };
 use alloc::{boxed::Box, collections::BTreeMap, rc::Rc, vec::Vec};
 use core::{
     cell::{Cell, RefCell},
-    panic::Location,
     ptr,
     sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering},
 };
@@ -38,11 +38,17 @@ const PENDING_INTERRUPT: u32 = 2;
 /// How many turns of a busy loop pass between two looks at the clock where timers are polled.
 const CLOCK_TURNS: u32 = 64;
 
-/// How often an idle CPU looks at its inbox between two pauses: a pause lasts as long as a message is on its way.
+/// How often an idle CPU looks at its inbox between two pauses.
 const LOOKS_PER_PAUSE: u32 = 16;
 
 /// What a device's interrupt runs: acknowledge and wake, no more.
 pub type InterruptHandler = Rc<dyn Fn()>;
+
+mod interrupts;
+mod observe;
+
+pub use interrupts::Overrun;
+pub use observe::{Name, ThreadInfo};
 
 /// One CPU.
 pub struct Cpu {
@@ -73,6 +79,9 @@ pub struct Cpu {
     all_threads: Cell<*const Header>,
     thread_count: Cell<u32>,
     handlers: RefCell<BTreeMap<u8, InterruptHandler>>,
+    names: observe::Names,
+    /// The tokens made here. Owner.
+    pub(crate) tokens: RefCell<Vec<WeakToken>>,
     pub(crate) outbound: Box<[Outbound]>,
     pub(crate) backlog: Cell<u32>,
     stopping: Cell<bool>,
@@ -101,40 +110,6 @@ unsafe impl Sync for Cpu {}
 // SAFETY: a Cpu moves between threads only before it is entered and after its loop has ended.
 unsafe impl Send for Cpu {}
 
-/// A poll that has run longer than the watchdog's budget, as seen from the timer interrupt.
-#[derive(Clone, Copy, Debug)]
-pub struct Overrun {
-    /// The thread's number.
-    pub thread: u32,
-    /// The thread's name.
-    pub name: &'static str,
-    /// Where it was spawned.
-    pub site: &'static Location<'static>,
-    /// How long the poll has run at least, in nanoseconds.
-    pub ran_ns: u64,
-}
-
-/// What `ps` shows of a thread.
-#[derive(Clone, Debug)]
-pub struct ThreadInfo {
-    /// Number, unique in the node.
-    pub id: u32,
-    /// The CPU it belongs to.
-    pub cpu: CpuId,
-    /// Its name.
-    pub name: &'static str,
-    /// Where it was spawned.
-    pub site: &'static Location<'static>,
-    /// Its priority.
-    pub priority: Priority,
-    /// Running or queued to run, as opposed to waiting.
-    pub runnable: bool,
-    /// How often it was polled.
-    pub polls: u64,
-    /// Nanoseconds spent in polls; counted while accounting or tracing is on.
-    pub run_ns: u64,
-}
-
 impl Cpu {
     pub(crate) fn new(id: CpuId, count: usize) -> Self {
         Self {
@@ -158,6 +133,8 @@ impl Cpu {
             all_threads: Cell::new(ptr::null()),
             thread_count: Cell::new(0),
             handlers: RefCell::new(BTreeMap::new()),
+            names: observe::Names::default(),
+            tokens: RefCell::new(Vec::new()),
             outbound: (0..count).map(|_| Outbound::new()).collect(),
             backlog: Cell::new(0),
             stopping: Cell::new(false),
@@ -325,33 +302,6 @@ impl Cpu {
         }
     }
 
-    #[cold]
-    fn run_begins(&self, thread: &Header) -> u64 {
-        let now = self.node().clock_ns();
-        self.now_ns.set(now);
-        let depth = self.run_queue.len().min(255) as u8;
-        self.record_at(now, trace::Event::RunBegin, depth, thread.id, 0);
-        now
-    }
-
-    #[cold]
-    fn run_ended(&self, thread: &Header, began_ns: u64, finished: bool) {
-        let now = self.node().clock_ns();
-        self.now_ns.set(now);
-        if began_ns != 0 {
-            thread
-                .run_ns
-                .set(thread.run_ns.get() + now.saturating_sub(began_ns));
-        }
-        let why = match (finished, thread.migrate_to.get(), thread.queued.get()) {
-            (true, ..) => 2,
-            (_, Some(_), _) => 3,
-            (.., true) => 1,
-            _ => 0,
-        };
-        self.record_at(now, trace::Event::RunEnd, why, thread.id, 0);
-    }
-
     /// Queues `thread` unless it is queued, gone or on its way elsewhere. Owner, any context.
     #[inline]
     pub(crate) fn schedule(&self, thread: &Header) {
@@ -376,17 +326,6 @@ impl Cpu {
         if depth == 0 && self.pending.load(Ordering::Relaxed) != 0 {
             self.replay_interrupts();
         }
-    }
-
-    #[cold]
-    fn record_wake(&self, thread: &Header, waker: Option<(u8, u32)>) {
-        let (cpu, waker) = waker.unwrap_or((self.place.id.0 as u8, self.running_id()));
-        self.record(trace::Event::Wake, cpu, thread.id, waker);
-    }
-
-    /// The number of the thread being polled, 0 between polls. Owner, any context.
-    pub(crate) fn running_id(&self) -> u32 {
-        self.running_thread().map_or(0, |(id, ..)| id)
     }
 
     /// Takes a new or arriving thread in, with the executor's count, and queues it. Owner.
@@ -552,140 +491,6 @@ impl Cpu {
         moved
     }
 
-    /// Does what interrupts left to do, in DragonFly's order: IPI (drained by the loop before this), timer, device.
-    /// Owner, at a poll point.
-    fn replay(&self) {
-        let pending = self.pending.load(Ordering::Relaxed);
-        if pending & PENDING_TIMER != 0 {
-            self.pending.fetch_and(!PENDING_TIMER, Ordering::Relaxed);
-            self.fire_timers();
-        }
-        if pending & PENDING_INTERRUPT != 0 {
-            self.replay_interrupts();
-        }
-    }
-
-    /// Runs the device handlers that a critical section deferred. Owner.
-    #[cold]
-    pub(crate) fn replay_interrupts(&self) {
-        if self.hard.get() != 0 || self.pending.load(Ordering::Relaxed) & PENDING_INTERRUPT == 0 {
-            return;
-        }
-        self.pending
-            .fetch_and(!PENDING_INTERRUPT, Ordering::Relaxed);
-        for (word, lines) in self.pending_lines.iter().enumerate() {
-            let mut lines = lines.swap(0, Ordering::Relaxed);
-            while lines != 0 {
-                let line = word as u32 * 64 + lines.trailing_zeros();
-                lines &= lines - 1;
-                self.handle_interrupt(line as u8);
-            }
-        }
-    }
-
-    fn handle_interrupt(&self, line: u8) {
-        let depth = self.critical.get();
-        self.critical.set(depth + 1);
-        self.hard.set(self.hard.get() + 1);
-        self.record(trace::Event::InterruptBegin, line, 0, 0);
-        let handler = self.handlers.borrow().get(&line).cloned();
-        match handler {
-            Some(handler) => handler(),
-            None => self.stats.stray_interrupts.add(1),
-        }
-        self.record(trace::Event::InterruptEnd, line, 0, 0);
-        self.hard.set(self.hard.get() - 1);
-        self.critical.set(depth);
-    }
-
-    /// Registers what device interrupt `line` of this CPU runs: acknowledge and wake, no more. Owner.
-    ///
-    /// The handler runs in a hard section, at once or, when the interrupt came in a critical section, at its end.
-    pub fn on_interrupt(&self, line: u8, handler: InterruptHandler) {
-        critical::section_on(self, || self.handlers.borrow_mut().insert(line, handler));
-    }
-
-    /// Called by the platform's raw entry, interrupts off: device interrupt `line` came. Owner.
-    pub fn interrupt(&self, line: u8) {
-        self.stats.interrupts.add(1);
-        if self.critical.get() == 0 {
-            self.handle_interrupt(line);
-        } else {
-            self.pending_lines[usize::from(line) / 64]
-                .fetch_or(1 << (line % 64), Ordering::Relaxed);
-            self.pending.fetch_or(PENDING_INTERRUPT, Ordering::Relaxed);
-        }
-    }
-
-    /// Called by the platform's raw entry, interrupts off: the one-shot timer has run out. The timers fire at the next
-    /// poll point. Returns the poll that has overrun the watchdog's budget, to be reported with where it is now. Owner.
-    pub fn interrupt_timer(&self) -> Option<Overrun> {
-        self.stats.timer_interrupts.add(1);
-        self.armed_ns.set(u64::MAX);
-        self.pending.fetch_or(PENDING_TIMER, Ordering::Relaxed);
-        self.check_watchdog()
-    }
-
-    /// Called by the platform's raw entry: a doorbell came. The loop finds the message by itself. Owner.
-    pub fn interrupt_doorbell(&self) {
-        self.stats.doorbells_received.add(1);
-    }
-
-    fn check_watchdog(&self) -> Option<Overrun> {
-        if self.watch_ns.get() == u64::MAX {
-            return None;
-        }
-        let now = self.node().clock_ns();
-        // SAFETY: what runs is alive.
-        let thread = unsafe { self.running.get().as_ref() };
-        let budget = self.node().watchdog_ns();
-        let Some(thread) = thread.filter(|_| self.watched_poll.get() == self.polls.get()) else {
-            // Another poll than the one we saw begin, or none: watch the current one from here.
-            self.watched_poll.set(self.polls.get());
-            self.watch_ns.set(if self.running.get().is_null() {
-                u64::MAX
-            } else {
-                now + budget
-            });
-            self.arm_timer();
-            return None;
-        };
-        if now < self.watch_ns.get() {
-            self.arm_timer();
-            return None;
-        }
-        let ran_ns = now - (self.watch_ns.get() - budget);
-        self.stats.overruns.add(1);
-        self.record(
-            trace::Event::WatchdogOverrun,
-            0,
-            thread.id,
-            (ran_ns / 1_000_000) as u32,
-        );
-        // Once for this poll: it is silent until the next one has begun.
-        self.watched_poll.set(self.polls.get().wrapping_add(1));
-        self.watch_ns.set(u64::MAX);
-        Some(Overrun {
-            thread: thread.id,
-            name: thread.name,
-            site: thread.site,
-            ran_ns,
-        })
-    }
-
-    #[cold]
-    fn arm_watchdog(&self) {
-        let budget = self.node().watchdog_ns();
-        if budget == 0 {
-            // Off: any value but MAX keeps this cold path away until the next idle.
-            self.watch_ns.set(u64::MAX - 1);
-            return;
-        }
-        self.watched_poll.set(self.polls.get() + 1);
-        self.watch_ns.set(self.node().clock_ns() + budget);
-        self.arm_timer();
-    }
-
     /// Sets the hardware timer earlier if something is due earlier. Owner.
     pub(crate) fn arm_timer(&self) {
         let wanted = self.timers.next_ns().min(match self.watch_ns.get() {
@@ -784,91 +589,6 @@ impl Cpu {
     /// Ends the loop at its next turn. Owner; others use [`Node::stop`].
     pub(crate) fn stop(&self) {
         self.stopping.set(true);
-    }
-
-    /// How many threads this CPU owns. Owner.
-    pub fn thread_count(&self) -> u32 {
-        self.thread_count.get()
-    }
-
-    /// How many threads are queued to run. Owner.
-    pub fn run_queue_length(&self) -> u32 {
-        self.run_queue.len()
-    }
-
-    /// How many polls this CPU has made. Owner.
-    pub fn poll_count(&self) -> u64 {
-        self.polls.get()
-    }
-
-    /// The thread being polled now: number, name and spawn site. Owner, any context.
-    pub fn running_thread(&self) -> Option<(u32, &'static str, &'static Location<'static>)> {
-        // SAFETY: what runs is alive.
-        unsafe { self.running.get().as_ref() }.map(|thread| (thread.id, thread.name, thread.site))
-    }
-
-    /// What `ps` shows, newest thread first. Owner.
-    pub fn threads(&self) -> Vec<ThreadInfo> {
-        // Allocated before the walk: the list must not change under it.
-        let mut list = Vec::with_capacity(self.thread_count.get() as usize + 4);
-        let mut next = self.all_threads.get();
-        // SAFETY: threads on the list are alive, and only this CPU changes the list.
-        while let Some(thread) = unsafe { next.as_ref() } {
-            next = thread.all_next.get();
-            if list.len() < list.capacity() {
-                list.push(ThreadInfo {
-                    id: thread.id,
-                    cpu: self.id(),
-                    name: thread.name,
-                    site: thread.site,
-                    priority: thread.priority.get(),
-                    runnable: thread.queued.get() || ptr::eq(self.running.get(), thread),
-                    polls: thread.polls.get(),
-                    run_ns: thread.run_ns.get(),
-                });
-            }
-        }
-        list
-    }
-
-    /// Records a trace event if its class is on. Owner.
-    #[inline]
-    pub fn record(&self, event: trace::Event, small: u8, thread: u32, arg: u32) {
-        if self.trace_mask.load(Ordering::Relaxed) & event.class() as u32 != 0 {
-            self.record_slow(None, event, small, thread, arg);
-        }
-    }
-
-    /// Records an event of the running thread, whose number is looked up only if somebody records. Owner.
-    #[inline]
-    pub(crate) fn record_running(&self, event: trace::Event) {
-        if self.trace_mask.load(Ordering::Relaxed) & event.class() as u32 != 0 {
-            self.record_slow(None, event, 0, self.running_id(), 0);
-        }
-    }
-
-    #[inline]
-    fn record_at(&self, now_ns: u64, event: trace::Event, small: u8, thread: u32, arg: u32) {
-        if self.trace_mask.load(Ordering::Relaxed) & event.class() as u32 != 0 {
-            self.record_slow(Some(now_ns), event, small, thread, arg);
-        }
-    }
-
-    #[cold]
-    fn record_slow(
-        &self,
-        now_ns: Option<u64>,
-        event: trace::Event,
-        small: u8,
-        thread: u32,
-        arg: u32,
-    ) {
-        let now = now_ns.unwrap_or_else(|| self.node().clock_ns());
-        // A handler that interrupts here would write the same slot.
-        critical::section_on(self, || {
-            self.trace
-                .push(trace::Record::new(now, event, small, thread as u16, arg));
-        });
     }
 }
 

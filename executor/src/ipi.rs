@@ -12,7 +12,7 @@ use crate::{
     reply::ReplySlot,
     ring::Ring,
     thread::{Header, ThreadRef},
-    trace::Event,
+    trace::{Class, Event},
 };
 use alloc::{boxed::Box, collections::VecDeque, sync::Arc};
 use core::{
@@ -96,9 +96,10 @@ impl Outbound {
         let mut backlog = self.backlog.borrow_mut();
         let before = backlog.len();
         while let Some(message) = backlog.pop_front() {
+            let sent_ns = here.traced_ns(Class::Ipi);
             // SAFETY: this CPU is the ring's one producer.
             match unsafe { self.ring(here, target).push(message) } {
-                Ok(sequence) => announce(here, target, sequence),
+                Ok(sequence) => announce(here, target, sequence, sent_ns),
                 Err(message) => {
                     backlog.push_front(message);
                     break;
@@ -122,7 +123,9 @@ pub(crate) fn tell(here: &Cpu, target: &Cpu) -> bool {
     ring
 }
 
-fn announce(here: &Cpu, target: &Cpu, sequence: usize) {
+/// Tells the target of a message that is in the ring. `sent_ns` was read before it went in (0 when nobody traces): the
+/// target may have run it by now, and an effect must not come before its cause.
+fn announce(here: &Cpu, target: &Cpu, sequence: usize, sent_ns: u64) {
     here.stats.ipi_sent.add(1);
     let event = if tell(here, target) {
         Event::IpiSend
@@ -130,12 +133,10 @@ fn announce(here: &Cpu, target: &Cpu, sequence: usize) {
         here.stats.doorbells_saved.add(1);
         Event::IpiDoorbellSaved
     };
-    here.record(
-        event,
-        target.id().0 as u8,
-        here.running_id(),
-        sequence as u32,
-    );
+    if sent_ns != 0 {
+        let waker = here.running_id();
+        here.record_at(sent_ns, event, target.id().0 as u8, waker, sequence as u32);
+    }
 }
 
 fn send(target: &Cpu, message: Message) {
@@ -158,9 +159,11 @@ fn send(target: &Cpu, message: Message) {
         let message = if outbound.has_backlog() {
             message
         } else {
+            let sent_ns = here.traced_ns(Class::Ipi);
+            let sent_ns = here.traced_ns(Class::Ipi);
             // SAFETY: this CPU is the ring's one producer, and the critical section keeps its handlers out.
             match unsafe { outbound.ring(here, target).push(message) } {
-                Ok(sequence) => return announce(here, target, sequence),
+                Ok(sequence) => return announce(here, target, sequence, sent_ns),
                 Err(message) => message,
             }
         };
@@ -269,8 +272,7 @@ pub(crate) fn send_arrival(target: &Cpu, thread: ThreadRef) {
         let thread = unsafe { ThreadRef::from_raw(ptr::with_exposed_provenance(a)) };
         // One that moves is in transit; any other is new, and is made here as far as the trace goes.
         if !thread.in_transit.get() {
-            let (priority, id) = (thread.priority.get().value(), thread.id);
-            cpu.record(Event::ThreadSpawn, priority, id, id);
+            cpu.record_spawn(&thread);
         }
         cpu.adopt(thread);
     }

@@ -13,7 +13,10 @@
 //!
 //! Source: DragonFly `lwkt_msgport`; the typed form is argued in docs/decisions/typed-ports.md.
 
-use crate::{Cpu, CpuId, critical, current, ipi, reply::ReplySlot, trace::Event};
+use crate::{
+    Cpu, CpuId, critical, current, ipi, reply::ReplySlot, sync::CachePadded, thread::ThreadRef,
+    trace::Event,
+};
 use alloc::{collections::VecDeque, sync::Arc};
 use core::{
     cell::{Cell, RefCell},
@@ -67,7 +70,7 @@ pub struct Pending<M: Message> {
     message: Option<M>,
     id: u32,
     /// None for a posted message.
-    slot: Option<Arc<ReplySlot<M::Reply>>>,
+    slot: Option<Slot<M::Reply>>,
 }
 
 impl<M: Message> Pending<M> {
@@ -80,18 +83,21 @@ impl<M: Message> Pending<M> {
 
     /// True if the caller has gone away: finishing or undoing is the server's choice. A reply is due all the same.
     pub fn is_aborted(&self) -> bool {
-        self.slot.as_ref().is_some_and(|slot| slot.is_aborted())
+        self.slot
+            .as_ref()
+            .is_some_and(|slot| slot.reply.is_aborted())
     }
 
     /// Answers the message.
     pub fn reply(mut self, reply: M::Reply) {
         self.message = None;
         if let Some(slot) = self.slot.take() {
-            if let Some(here) = current::try_current() {
+            let here = current::try_current();
+            if let Some(here) = here {
                 here.record(Event::PortReply, 0, here.running_id(), self.id);
             }
             // SAFETY: the slot was in this Pending and is out of it: one reply.
-            unsafe { slot.reply(reply) };
+            unsafe { slot.answer(here, reply) };
         }
     }
 
@@ -120,7 +126,7 @@ impl<M: Message> Drop for Pending<M> {
         // In a poll, a server lost a message; outside of one, its CPU is stopping.
         let in_poll = current::try_current().is_some_and(|here| here.running_id() != 0);
         assert!(
-            slot.is_aborted() || !in_poll,
+            slot.reply.is_aborted() || !in_poll,
             "a server dropped a message without a reply, and its caller waits"
         );
     }
@@ -134,9 +140,87 @@ impl<M: Message + fmt::Debug> fmt::Debug for Pending<M> {
     }
 }
 
+/// A call in flight, in one allocation: its reply slot, and what travels to another CPU.
+struct Flight<R, C: ?Sized> {
+    reply: ReplySlot<R>,
+    /// The CPU that waits; null outside of every CPU.
+    caller: *const Cpu,
+    cargo: C,
+}
+
+// SAFETY: the reply slot is Sync for such an R, the caller's CPU is only named, and the cargo is either () or a Request
+// that is Send (see `PortRef::send_call`) and is touched by the CPU that it was sent to, then by whoever drops it.
+unsafe impl<R: Send, C: ?Sized> Sync for Flight<R, C> {}
+// SAFETY: as above.
+unsafe impl<R: Send, C: ?Sized> Send for Flight<R, C> {}
+
+/// Any cargo, once it has arrived.
+trait Cargo {}
+impl<T> Cargo for T {}
+
+/// A flight, as the two ends of a call hold it.
+type Slot<R> = Arc<Flight<R, dyn Cargo>>;
+
+/// A message on its way to another CPU's port.
+struct Request<S: Server, M> {
+    port: Shared<S>,
+    message: M,
+    id: u32,
+}
+
+impl<R, C> Flight<R, C> {
+    fn new(cargo: C) -> Arc<Self> {
+        Arc::new(Self {
+            reply: ReplySlot::default(),
+            caller: current::pointer(),
+            cargo,
+        })
+    }
+}
+
+impl<R> Flight<R, dyn Cargo> {
+    /// Stores the reply and wakes the caller. A caller on another CPU is woken by a message to that CPU: its thread is
+    /// touched over there alone, which spares the thread's cache lines two journeys.
+    ///
+    /// # Safety
+    /// Called at most once per flight.
+    unsafe fn answer(&self, here: Option<&Cpu>, reply: R) {
+        // SAFETY: the caller's promise.
+        let Some(waker) = (unsafe { self.reply.store(reply) }) else {
+            return;
+        };
+        // SAFETY: the CPUs of a node outlive its running, and a reply to a call of another node's CPU finds it alive
+        // because somebody waits there.
+        let caller = unsafe { self.caller.as_ref() };
+        match (here, caller) {
+            (Some(here), Some(caller)) if !ptr::eq(here, caller) => {
+                match ThreadRef::from_waker(waker) {
+                    Ok(thread) => ipi::send_reply_wake(caller, thread),
+                    Err(waker) => waker.wake(),
+                }
+            }
+            _ => waker.wake(),
+        }
+    }
+}
+
+/// Two parts on cache lines of their own: the handles' count and the owner's name, which every caller touches, and what
+/// is the owner's.
 struct Inner<S: Server> {
     owner: *const Cpu,
-    /// Everything below belongs to the owner CPU.
+    hot: CachePadded<Hot<S>>,
+}
+
+impl<S: Server> Deref for Inner<S> {
+    type Target = Hot<S>;
+    #[inline(always)]
+    fn deref(&self) -> &Hot<S> {
+        &self.hot
+    }
+}
+
+/// What the owner CPU alone touches.
+struct Hot<S: Server> {
     server: S,
     busy: Cell<bool>,
     /// The queue's length, where a call sees it without a borrow.
@@ -282,11 +366,13 @@ impl<S: Server> Port<S> {
     pub fn new(server: S) -> Self {
         let inner = Inner {
             owner: ptr::from_ref(current::current()),
-            server,
-            busy: Cell::new(false),
-            queued: Cell::new(0),
-            queue: RefCell::new(VecDeque::new()),
-            receiver: Cell::new(None),
+            hot: CachePadded(Hot {
+                server,
+                busy: Cell::new(false),
+                queued: Cell::new(0),
+                queue: RefCell::new(VecDeque::new()),
+                receiver: Cell::new(None),
+            }),
         };
         Self {
             inner: Shared(Some(Arc::new(inner))),
@@ -396,18 +482,38 @@ impl<S: Server> PortRef<S> {
         }
     }
 
-    /// Outlined, as everything that is not the inline answer. Gives the slot, one register, and not the Call: that
+    /// Outlined, as everything that is not the inline answer. Gives the slot, in registers, and not the Call: that
     /// would be written to memory in parts and read back as a whole, a stall longer than the inline answer.
     #[inline(never)]
-    fn send_call<M>(&self, message: M) -> Arc<ReplySlot<M::Reply>>
+    fn send_call<M>(&self, message: M) -> Slot<M::Reply>
     where
         M: Message + Send,
         M::Reply: Send,
         S: Serve<M>,
     {
-        let slot = Arc::new(ReplySlot::default());
-        self.send(message, Some(slot.clone()));
-        slot
+        type Sent<S, M> = Flight<<M as Message>::Reply, Cell<Option<Request<S, M>>>>;
+        /// # Safety
+        /// `a` is the counted flight made below, and this is the owner CPU.
+        unsafe fn arrive<S: Serve<M>, M: Message>(_: &Cpu, a: usize, _: usize) {
+            // SAFETY: as above; run once.
+            let slot = unsafe { Arc::from_raw(ptr::with_exposed_provenance::<Sent<S, M>>(a)) };
+            if let Some(Request { port, message, id }) = slot.cargo.take() {
+                port.enqueue(Pending {
+                    message: Some(message),
+                    id,
+                    slot: Some(slot),
+                });
+            }
+        }
+        let flight = Flight::new(Cell::new(Some(Request {
+            id: queued(self.inner.owner),
+            port: self.inner.clone(),
+            message,
+        })));
+        let sent = Arc::into_raw(flight.clone()).expose_provenance();
+        // SAFETY: as in `cpu`; the count just made goes with the message.
+        unsafe { ipi::send_word(&*self.inner.owner, arrive::<S, M>, sent) };
+        flight
     }
 
     /// Sends a message that has no reply, from anywhere: other CPUs, IPI functions, outside of every CPU.
@@ -418,7 +524,7 @@ impl<S: Server> PortRef<S> {
         S: Serve<M>,
     {
         let Some(here) = self.inner.here() else {
-            self.send(message, None);
+            self.send(message);
             return;
         };
         if let Put::Later(message) = self.inner.try_put(here, message) {
@@ -431,10 +537,9 @@ impl<S: Server> PortRef<S> {
         }
     }
 
-    fn send<M>(&self, message: M, slot: Option<Arc<ReplySlot<M::Reply>>>)
+    fn send<M>(&self, message: M)
     where
-        M: Message + Send,
-        M::Reply: Send,
+        M: Message<Reply = ()> + Send,
         S: Serve<M>,
     {
         let id = queued(self.inner.owner);
@@ -442,7 +547,7 @@ impl<S: Server> PortRef<S> {
         let pending = Pending {
             message: Some(message),
             id,
-            slot,
+            slot: None,
         };
         // SAFETY: as in `cpu`.
         let owner = unsafe { &*self.inner.owner };
@@ -476,8 +581,8 @@ fn call_local<S: Serve<M>, M: Message>(inner: &Inner<S>, here: &Cpu, message: M)
 
 /// Outlined as [`PortRef::send_call`] is.
 #[inline(never)]
-fn queue_call<S: Serve<M>, M: Message>(inner: &Inner<S>, message: M) -> Arc<ReplySlot<M::Reply>> {
-    let slot = Arc::new(ReplySlot::default());
+fn queue_call<S: Serve<M>, M: Message>(inner: &Inner<S>, message: M) -> Slot<M::Reply> {
+    let slot = Flight::new(());
     let id = queued(inner.owner);
     inner.enqueue(Pending {
         message: Some(message),
@@ -495,14 +600,14 @@ pub struct Call<R> {
 
 enum State<R> {
     Ready(Option<R>),
-    Waiting(Arc<ReplySlot<R>>),
+    Waiting(Slot<R>),
 }
 
 impl<R> Unpin for Call<R> {}
 
 impl<R> Call<R> {
     #[inline(always)]
-    fn waiting(slot: Arc<ReplySlot<R>>) -> Self {
+    fn waiting(slot: Slot<R>) -> Self {
         Self {
             state: State::Waiting(slot),
         }
@@ -512,7 +617,7 @@ impl<R> Call<R> {
     pub fn is_done(&self) -> bool {
         match &self.state {
             State::Ready(_) => true,
-            State::Waiting(slot) => slot.is_done(),
+            State::Waiting(slot) => slot.reply.is_done(),
         }
     }
 }
@@ -536,7 +641,7 @@ impl<R> Future for Call<R> {
                     .expect("a call was polled after it had completed"),
             ),
             // SAFETY: this future is the slot's one caller.
-            State::Waiting(slot) => unsafe { slot.poll(context.waker()) },
+            State::Waiting(slot) => unsafe { slot.reply.poll(context.waker()) },
         }
     }
 }
@@ -544,9 +649,9 @@ impl<R> Future for Call<R> {
 impl<R> Drop for Call<R> {
     fn drop(&mut self) {
         if let State::Waiting(slot) = &self.state
-            && !slot.is_done()
+            && !slot.reply.is_done()
         {
-            slot.abort();
+            slot.reply.abort();
         }
     }
 }

@@ -50,15 +50,24 @@ impl<R> ReplySlot<R> {
     /// # Safety
     /// Called at most once per slot.
     pub unsafe fn reply(&self, reply: R) {
+        // SAFETY: the caller's promise.
+        if let Some(waker) = unsafe { self.store(reply) } {
+            waker.wake();
+        }
+    }
+
+    /// Stores the reply. Gives the waker of a caller that waits, to be used here or where the caller is.
+    ///
+    /// # Safety
+    /// Called at most once per slot, and not together with [`reply`](Self::reply).
+    #[must_use = "the caller sleeps until somebody uses the waker"]
+    pub unsafe fn store(&self, reply: R) -> Option<Waker> {
         // SAFETY: before DONE the reply field is the replier's, and there is one replier.
         self.reply.with_mut(|slot| unsafe { *slot = Some(reply) });
         if fault(Fault::DoneWithoutSwap) {
             let seen = self.state.load(Ordering::Acquire);
             self.state.store(DONE, Ordering::Release);
-            if seen & STATE == WAITING {
-                self.take_waker_and_wake();
-            }
-            return;
+            return self.waker_if(seen & STATE == WAITING);
         }
         let order = if fault(Fault::RelaxedDone) {
             Ordering::Relaxed
@@ -67,17 +76,15 @@ impl<R> ReplySlot<R> {
         };
         // WAITING and EMPTY both become DONE; ABORTED stays as it is.
         let before = self.state.fetch_or(DONE, order);
-        if before & STATE == WAITING {
-            self.take_waker_and_wake();
-        }
+        self.waker_if(before & STATE == WAITING)
     }
 
-    fn take_waker_and_wake(&self) {
-        // SAFETY: the state was WAITING and is DONE now: the waker is the replier's.
-        let waker = self.waker.with_mut(|slot| unsafe { (*slot).take() });
-        if let Some(waker) = waker {
-            waker.wake();
+    fn waker_if(&self, was_waiting: bool) -> Option<Waker> {
+        if !was_waiting {
+            return None;
         }
+        // SAFETY: the state was WAITING and is DONE now: the waker is the replier's.
+        self.waker.with_mut(|slot| unsafe { (*slot).take() })
     }
 
     /// True once the reply is stored.

@@ -120,6 +120,18 @@ impl Drop for ThreadRef {
 }
 
 impl ThreadRef {
+    /// The thread behind a waker, with the waker's count.
+    ///
+    /// # Errors
+    /// The waker, when it is somebody else's (a combinator's).
+    pub(crate) fn from_waker(waker: Waker) -> Result<Self, Waker> {
+        if ptr::eq(waker.vtable(), &raw const WAKER) {
+            Ok(Self(ManuallyDrop::new(waker).data().cast()))
+        } else {
+            Err(waker)
+        }
+    }
+
     /// Gives the count to whoever holds the pointer from now on.
     pub(crate) fn into_raw(self) -> *const Header {
         ManuallyDrop::new(self).0

@@ -2,7 +2,7 @@
 //!
 //! [`TraceStream`] is the switch and the counters; [`run`] is its thread, of low priority, on CPU 0. It
 //! reads every CPU's ring (a reader never disturbs the writer), packs records into frames and writes
-//! them. Names of threads go out when their spawn is seen.
+//! them. Names of threads go out before the spawn records that refer to them.
 //!
 //! The channel is a virtio-console where there is one (it takes what one pleases), else the machine's own, a
 //! second UART.
@@ -13,7 +13,6 @@
 //! "lost before it", and shown by `trace stat`.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeSet;
 use alloc::rc::Rc;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -36,8 +35,6 @@ const CHANNEL_PAUSE: Duration = Duration::from_millis(1);
 const STOP_PATIENCE: u32 = 50;
 /// Records read from a ring at a time.
 const BATCH_RECORDS: usize = 128;
-/// Set in a spawn record's small argument by the executor; see [`executor::trace::record::ANNOUNCED`].
-const ANNOUNCED: u8 = executor::trace::record::ANNOUNCED;
 
 /// How far the stream of one CPU is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -138,13 +135,14 @@ impl Channel {
 
 /// The stream's thread, on the CPU that the console's device belongs to.
 pub async fn run(channel: Channel, node: Arc<Node>, stream: Rc<TraceStream>, host: &str) {
+    let cpu_count = node.cpu_count();
     let mut sender = Sender {
         channel,
         node,
         stream,
         encoder: Box::new(Encoder::new()),
         batch: alloc::vec![Record::default(); BATCH_RECORDS],
-        named: BTreeSet::new(),
+        names_sent: alloc::vec![0; cpu_count],
     };
     loop {
         sender.stream.changed.wait().await;
@@ -169,28 +167,29 @@ struct Sender {
     stream: Rc<TraceStream>,
     encoder: Box<Encoder>,
     batch: Vec<Record>,
-    /// Threads whose names were sent since HELLO.
-    named: BTreeSet<u32>,
+    /// How many of each CPU's names were sent since HELLO.
+    names_sent: Vec<usize>,
 }
 
 impl Sender {
     async fn begin(&mut self, host: &str) {
-        self.named.clear();
+        self.names_sent.fill(0);
         let frame = self
             .encoder
             .hello(self.node.cpu_count() as u32, self.node.clock_ns(), host);
         write_all(&mut self.channel, &self.stream, frame).await;
         for cpu in cpu_ids(&self.node) {
-            let threads = run_on(cpu, announce_threads).await;
-            self.send_names(&threads).await;
-        }
-        for cpu in cpu_ids(&self.node) {
+            run_on(cpu, Cpu::announce_threads).await;
+            self.send_names(cpu).await;
+            self.send_token_names(cpu).await;
             self.send_statistics(cpu).await;
         }
     }
 
     async fn end(&mut self) {
         for cpu in cpu_ids(&self.node) {
+            // Again, for those made since the beginning.
+            self.send_token_names(cpu).await;
             self.send_statistics(cpu).await;
         }
         let frame = self.encoder.end();
@@ -221,16 +220,9 @@ impl Sender {
         }
         let (first, count) = self.node.cpu(cpu).trace_ring().read(from, &mut self.batch);
         let lost = first - from;
-        if self.batch[..count]
-            .iter()
-            .any(|record| self.names_a_stranger(*record))
-        {
-            let threads = run_on(cpu, Cpu::threads).await;
-            let names = threads
-                .iter()
-                .map(|thread| (thread.id, thread.name, thread.site))
-                .collect();
-            self.send_names(&names).await;
+        let spawns = |record: &Record| record.event() == Some(Event::ThreadSpawn);
+        if self.batch[..count].iter().any(spawns) {
+            self.send_names(cpu).await;
         }
         let mut taken_before = 0;
         let mut lost_before = lost.min(u64::from(u32::MAX)) as u32;
@@ -253,35 +245,24 @@ impl Sender {
         count > 0
     }
 
-    fn names_a_stranger(&self, record: Record) -> bool {
-        record.event() == Some(Event::ThreadSpawn) && !self.named.contains(&record.arg())
-    }
-
-    async fn send_names(&mut self, names: &ThreadNames) {
-        for (id, name, site) in names {
-            if self.named.insert(*id) {
-                let site = alloc::format!("{}:{}", site.file(), site.line());
-                let frame = self.encoder.name(*id, name, &site);
-                write_all(&mut self.channel, &self.stream, frame).await;
-            }
+    async fn send_token_names(&mut self, cpu: CpuId) {
+        for token in run_on(cpu, Cpu::tokens).await {
+            let frame = self.encoder.token_name(token.id, token.name);
+            write_all(&mut self.channel, &self.stream, frame).await;
         }
     }
-}
 
-type ThreadNames = Vec<(u32, &'static str, &'static core::panic::Location<'static>)>;
-
-/// Writes a spawn record for each thread that is alive, marked as an announcement, so that a stream
-/// that begins late knows them; and returns their names.
-fn announce_threads(cpu: &Cpu) -> ThreadNames {
-    let threads = cpu.threads();
-    for thread in &threads {
-        let small = thread.priority.value() | ANNOUNCED;
-        cpu.record(Event::ThreadSpawn, small, thread.id, thread.id);
+    /// Sends the names that a CPU has given numbers to since the last time.
+    async fn send_names(&mut self, cpu: CpuId) {
+        let known = self.names_sent[cpu.index()];
+        let names = run_on(cpu, move |cpu| cpu.names_since(known)).await;
+        self.names_sent[cpu.index()] += names.len();
+        for (number, (name, site)) in names {
+            let site = alloc::format!("{}:{}", site.file(), site.line());
+            let frame = self.encoder.name(number, name, &site);
+            write_all(&mut self.channel, &self.stream, frame).await;
+        }
     }
-    threads
-        .iter()
-        .map(|thread| (thread.id, thread.name, thread.site))
-        .collect()
 }
 
 fn cpu_ids(node: &Node) -> impl Iterator<Item = CpuId> + use<> {

@@ -81,9 +81,7 @@ impl Cpu {
 
     #[cold]
     pub(super) fn record_wake(&self, thread: &Header, waker: Option<(u8, u32)>) {
-        let (cpu, waker) = waker
-            .or(self.waking_for.get())
-            .unwrap_or_else(|| (self.place.id.0 as u8, self.running_id()));
+        let (cpu, waker) = waker.unwrap_or_else(|| (self.place.id.0 as u8, self.running_id()));
         self.record(trace::Event::Wake, cpu, thread.id, waker);
     }
 

@@ -14,7 +14,39 @@ use super::arguments::Arguments;
 use super::syntax::system::{Trace, class_names, parse_trace};
 use super::{Command, CommandError, Context, owned, run};
 
-pub(super) const COMMANDS: &[Command] = &[Command {
+pub(super) const COMMANDS: &[Command] = &[TRACE, TOKENS];
+
+const TOKENS: Command = Command {
+    name: "tokens",
+    summary: "list the serializing tokens and how often they were taken and found taken",
+    usage: "tokens",
+    complete: |_, _| Vec::new(),
+    run: run!(tokens),
+};
+
+async fn tokens(context: &Context, mut words: Arguments<'_>) -> Result<(), CommandError> {
+    words.end()?;
+    let heading = format_args!(
+        "{:>5} {:>12} {:>12}  {}",
+        "id", "taken", "contended", "name"
+    );
+    context.output.line(heading).await;
+    let mut tokens = Vec::new();
+    for cpu in (0..context.node.cpu_count() as u16).map(CpuId) {
+        tokens.extend(run_on(cpu, Cpu::tokens).await);
+    }
+    tokens.sort_by_key(|token| token.id);
+    for token in tokens {
+        let (id, taken, contended, name) = (token.id, token.taken, token.contended, token.name);
+        context
+            .output
+            .line(format_args!("{id:>5} {taken:>12} {contended:>12}  {name}"))
+            .await;
+    }
+    Ok(())
+}
+
+const TRACE: Command = Command {
     name: "trace",
     summary: "record what the CPUs do, show it, send it away",
     usage: "trace on [CLASSES]      (default: those set last, or all)\n\
@@ -32,7 +64,7 @@ pub(super) const COMMANDS: &[Command] = &[Command {
         _ => Vec::new(),
     },
     run: run!(trace),
-}];
+};
 
 async fn trace(context: &Context, words: Arguments<'_>) -> Result<(), CommandError> {
     let node = &context.node;
