@@ -4,12 +4,17 @@
 //! there; [`Hypervisor`] tells emulators from hardware, because the delays and calibrations that hardware
 //! needs would be most of a boot under emulation.
 //!
+//! Invariant: an MSR is touched only where CPUID offers it.
+//!
 //! Source: Intel SDM volume 3A, sections 2.5 and 4.6; volume 2A, CPUID. A leaf above the maximum answers
 //! with the last leaf's data, not with zeroes: `raw-cpuid` checks the maximum first.
 
+use super::kvm_clock::TimeInfo;
+use super::physical;
+use alloc::boxed::Box;
 use raw_cpuid::{CpuId, CpuIdReaderNative};
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
-use x86_64::registers::model_specific::{Efer, EferFlags};
+use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
 
 /// Who pretends to be our hardware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +72,10 @@ impl Features {
             },
             huge_pages: extended.is_some_and(|it| it.has_1gib_pages()),
             invariant_tsc: power.is_some_and(|it| it.has_invariant_tsc()),
-            tsc_hz: told.or(computed).filter(|hz| *hz > 0),
+            tsc_hz: told
+                .or(computed)
+                .filter(|hz| *hz > 0)
+                .or_else(|| kvm_clock(hypervisor)),
             id,
         }
     }
@@ -120,5 +128,26 @@ impl Features {
             Cr0::write(cr0);
             Cr4::write(cr4);
         }
+    }
+}
+
+/// The TSC's rate from kvm-clock, where KVM offers it.
+fn kvm_clock(hypervisor: Hypervisor) -> Option<u64> {
+    const LEAF_FEATURES: u32 = 0x4000_0001;
+    const CLOCK_SOURCE_2: u32 = 1 << 3;
+    const MSR_SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
+    const ENABLE: u64 = 1;
+    let offered =
+        hypervisor == Hypervisor::Kvm && raw_cpuid::cpuid!(LEAF_FEATURES).eax & CLOCK_SOURCE_2 != 0;
+    let info: &'static mut TimeInfo = offered.then(|| Box::leak(Box::default()))?;
+    let info = core::ptr::from_mut(info);
+    let address = physical::physical_address(info)?;
+    let mut msr = Msr::new(MSR_SYSTEM_TIME_NEW);
+    // SAFETY: KVM writes the structure while the MSR is enabled, and only then; it is leaked, reached through this
+    // pointer alone, and read when KVM has been told to stop.
+    unsafe {
+        msr.write(address | ENABLE);
+        msr.write(0);
+        info.read_volatile().tsc_hz()
     }
 }

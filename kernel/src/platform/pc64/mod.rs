@@ -6,6 +6,7 @@
 
 pub mod boot_info;
 pub mod byte_ring;
+pub mod kvm_clock;
 pub mod scale;
 pub mod vector_map;
 
