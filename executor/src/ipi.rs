@@ -160,7 +160,6 @@ fn send(target: &Cpu, message: Message) {
             message
         } else {
             let sent_ns = here.traced_ns(Class::Ipi);
-            let sent_ns = here.traced_ns(Class::Ipi);
             // SAFETY: this CPU is the ring's one producer, and the critical section keeps its handlers out.
             match unsafe { outbound.ring(here, target).push(message) } {
                 Ok(sequence) => return announce(here, target, sequence, sent_ns),
