@@ -126,7 +126,7 @@ setup_rustup_toolchain() { # a rustup that has no (new enough) toolchain yet
     [ -n "$rustup" ] || rustup=$HOME/.cargo/bin/rustup
     [ -x "$rustup" ] || return 1
     setup_say "installing the stable Rust toolchain by rustup"
-    timeout 600 "$rustup" toolchain install stable --profile minimal --component rustfmt --component clippy --target "$SETUP_TARGET" >&2 || return 1
+    timeout 600 "$rustup" toolchain install stable --no-self-update --profile minimal --component rustfmt --component clippy --target "$SETUP_TARGET" >&2 || return 1
     "$rustup" default >/dev/null 2>&1 || timeout 60 "$rustup" default stable >&2
     setup_find_host
 }
@@ -198,6 +198,10 @@ setup_for() {
         setup_want xorriso xorriso
         setup_want mformat mtools
         setup_want /usr/share/OVMF/OVMF_CODE.fd ovmf
+        ;;
+    esac
+    case $1 in test | bench)
+        setup_want git git # glommio's build script calls it
         ;;
     esac
     case $1 in test)
