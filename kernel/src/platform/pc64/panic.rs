@@ -164,7 +164,7 @@ fn print_registers(frame: &TrapFrame) {
 /// Follows frame pointers (the image is built with them) as long as they climb within kernel stacks.
 fn print_backtrace(at: Option<u64>, mut frame_pointer: u64) {
     early_println!(
-        "backtrace (names: addr2line -fie target/x86_64-unknown-none/kernel/anax ADDRESS..):"
+        "backtrace (names: addr2line -Cfie target/x86_64-unknown-none/kernel/anax ADDRESS..):"
     );
     if let Some(at) = at {
         early_println!("  {at:#018x}");
