@@ -67,15 +67,22 @@ setup_minor() {
     echo "${version%%.*}"
 }
 
-setup_available() { # a package that apt could install now
+setup_candidate() { # the version of a package that apt would install now; nothing if none
     local policy
     policy=$(apt-cache policy "$1" 2>/dev/null)
-    [[ $policy =~ Candidate:\ [^\(] ]]
+    [[ $policy =~ Candidate:\ ([^\(][^[:space:]]*) ]] && echo "${BASH_REMATCH[1]}"
+}
+
+setup_has_rust_web() { # bookworm itself has 1.85 under this name
+    local version
+    version=$(setup_candidate rustc-web) || return 1
+    version=${version#1.}
+    [ "${version%%.*}" -ge "$SETUP_MINIMUM" ] 2>/dev/null
 }
 
 # Rust 1.96 for Debian 12 lives in bookworm-security, which a bare root may lack.
 setup_debian_security() {
-    setup_available rustc-web && return 0
+    setup_has_rust_web && return 0
     local ID='' VERSION_CODENAME=''
     # shellcheck source=/dev/null
     . /etc/os-release
@@ -87,7 +94,7 @@ setup_debian_security() {
         | setup_as_root tee "$list" >/dev/null || return 1
     setup_refreshed=
     setup_refresh
-    setup_available rustc-web
+    setup_has_rust_web
 }
 
 setup_debian_rust() {
@@ -102,7 +109,7 @@ setup_debian_rust() {
 setup_ubuntu_rust() {
     command -v apt-get >/dev/null || return 1
     setup_can_install && setup_refresh
-    setup_available rustup && setup_install "Rust" rustup gcc libc6-dev ca-certificates
+    setup_candidate rustup >/dev/null && setup_install "Rust" rustup gcc libc6-dev ca-certificates
 }
 
 # Is this pair of cargo and rustc good for the host? Prints nothing; sets ANAX_CARGO and ANAX_RUSTC.
