@@ -43,6 +43,7 @@ mod token;
 mod whole {
     //! Everything that is more than one structure.
     pub use crate::{
+        call::Call,
         cpu::{Cpu, InterruptHandler, Name, Overrun, ThreadInfo},
         current::{current, try_current},
         event::Event,
@@ -50,7 +51,7 @@ mod whole {
         local::CpuLocal,
         node::Node,
         platform::Platform,
-        port::{Call, Message, Pending, Port, PortRef, Put, Serve, Server},
+        port::{Message, Pending, Port, PortRef, Put, Serve, Server},
         runqueue::Priority,
         spawn::{Builder, Migrate, Mobile, Yield, spawn, spawn_movable, spawn_on, yield_now},
         stats::{Counter, Stats},
@@ -62,6 +63,8 @@ mod whole {
 #[cfg(not(loom))]
 pub use whole::*;
 
+#[cfg(not(loom))]
+mod call;
 #[cfg(not(loom))]
 mod cpu;
 #[cfg(not(loom))]

@@ -14,18 +14,20 @@
 //! Source: DragonFly `lwkt_msgport`; the typed form is argued in docs/decisions/typed-ports.md.
 
 use crate::{
-    Cpu, CpuId, critical, current, ipi, reply::ReplySlot, sync::CachePadded, thread::ThreadRef,
+    Call, Cpu, CpuId,
+    call::{Flight, Slot},
+    critical, current, ipi,
+    sync::CachePadded,
     trace::Event,
 };
 use alloc::{collections::VecDeque, sync::Arc};
 use core::{
     cell::{Cell, RefCell},
     fmt,
-    future::{Future, poll_fn},
+    future::poll_fn,
     ops::Deref,
-    pin::Pin,
     ptr,
-    task::{Context, Poll, Waker},
+    task::{Poll, Waker},
 };
 
 /// How deep inline handlers may call ports before calls are queued instead.
@@ -140,68 +142,11 @@ impl<M: Message + fmt::Debug> fmt::Debug for Pending<M> {
     }
 }
 
-/// A call in flight, in one allocation: its reply slot, and what travels to another CPU.
-struct Flight<R, C: ?Sized> {
-    reply: ReplySlot<R>,
-    /// The CPU that waits; null outside of every CPU.
-    caller: *const Cpu,
-    cargo: C,
-}
-
-// SAFETY: the reply slot is Sync for such an R, the caller's CPU is only named, and the cargo is either () or a Request
-// that is Send (see `PortRef::send_call`) and is touched by the CPU that it was sent to, then by whoever drops it.
-unsafe impl<R: Send, C: ?Sized> Sync for Flight<R, C> {}
-// SAFETY: as above.
-unsafe impl<R: Send, C: ?Sized> Send for Flight<R, C> {}
-
-/// Any cargo, once it has arrived.
-trait Cargo {}
-impl<T> Cargo for T {}
-
-/// A flight, as the two ends of a call hold it.
-type Slot<R> = Arc<Flight<R, dyn Cargo>>;
-
 /// A message on its way to another CPU's port.
 struct Request<S: Server, M> {
     port: Shared<S>,
     message: M,
     id: u32,
-}
-
-impl<R, C> Flight<R, C> {
-    fn new(cargo: C) -> Arc<Self> {
-        Arc::new(Self {
-            reply: ReplySlot::default(),
-            caller: current::pointer(),
-            cargo,
-        })
-    }
-}
-
-impl<R> Flight<R, dyn Cargo> {
-    /// Stores the reply and wakes the caller. A caller on another CPU is woken by a message to that CPU: its thread is
-    /// touched over there alone, which spares the thread's cache lines two journeys.
-    ///
-    /// # Safety
-    /// Called at most once per flight.
-    unsafe fn answer(&self, here: Option<&Cpu>, reply: R) {
-        // SAFETY: the caller's promise.
-        let Some(waker) = (unsafe { self.reply.store(reply) }) else {
-            return;
-        };
-        // SAFETY: the CPUs of a node outlive its running, and a reply to a call of another node's CPU finds it alive
-        // because somebody waits there.
-        let caller = unsafe { self.caller.as_ref() };
-        match (here, caller) {
-            (Some(here), Some(caller)) if !ptr::eq(here, caller) => {
-                match ThreadRef::from_waker(waker) {
-                    Ok(thread) => ipi::send_reply_wake(caller, thread),
-                    Err(waker) => waker.wake(),
-                }
-            }
-            _ => waker.wake(),
-        }
-    }
 }
 
 /// Two parts on cache lines of their own: the handles' count and the owner's name, which every caller touches, and what
@@ -572,9 +517,7 @@ fn queued(owner: *const Cpu) -> u32 {
 #[inline(always)]
 fn call_local<S: Serve<M>, M: Message>(inner: &Inner<S>, here: &Cpu, message: M) -> Call<M::Reply> {
     match inner.try_put(here, message) {
-        Put::Done(reply) => Call {
-            state: State::Ready(Some(reply)),
-        },
+        Put::Done(reply) => Call::ready(reply),
         Put::Later(message) => Call::waiting(queue_call(inner, message)),
     }
 }
@@ -590,68 +533,4 @@ fn queue_call<S: Serve<M>, M: Message>(inner: &Inner<S>, message: M) -> Slot<M::
         slot: Some(slot.clone()),
     });
     slot
-}
-
-/// A request in flight; a future of its reply.
-#[must_use = "await it for the reply; dropping it asks the server to abort"]
-pub struct Call<R> {
-    state: State<R>,
-}
-
-enum State<R> {
-    Ready(Option<R>),
-    Waiting(Slot<R>),
-}
-
-impl<R> Unpin for Call<R> {}
-
-impl<R> Call<R> {
-    #[inline(always)]
-    fn waiting(slot: Slot<R>) -> Self {
-        Self {
-            state: State::Waiting(slot),
-        }
-    }
-
-    /// True if the reply is here: the next poll is ready.
-    pub fn is_done(&self) -> bool {
-        match &self.state {
-            State::Ready(_) => true,
-            State::Waiting(slot) => slot.reply.is_done(),
-        }
-    }
-}
-
-impl<R> fmt::Debug for Call<R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call")
-            .field("done", &self.is_done())
-            .finish()
-    }
-}
-
-impl<R> Future for Call<R> {
-    type Output = R;
-    #[inline(always)]
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<R> {
-        match &mut self.state {
-            State::Ready(reply) => Poll::Ready(
-                reply
-                    .take()
-                    .expect("a call was polled after it had completed"),
-            ),
-            // SAFETY: this future is the slot's one caller.
-            State::Waiting(slot) => unsafe { slot.reply.poll(context.waker()) },
-        }
-    }
-}
-
-impl<R> Drop for Call<R> {
-    fn drop(&mut self) {
-        if let State::Waiting(slot) = &self.state
-            && !slot.reply.is_done()
-        {
-            slot.reply.abort();
-        }
-    }
 }

@@ -2,16 +2,21 @@
 
 use executor::{
     CpuId, CpuLocal, Message, Pending, Port, PortRef, Put, Serve, Server, chain, critical, current,
-    current_cpu, hosted, run_on, send_to, sleep, spawn, spawn_on, timeout, yield_now,
+    current_cpu, hosted, run_on, send_to, sleep, spawn, spawn_movable, spawn_on, timeout,
+    yield_now,
 };
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
+    future::poll_fn,
+    pin::Pin,
     rc::Rc,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -424,4 +429,110 @@ fn the_server_dies_on_its_own_cpu_whoever_lets_go_last() {
         run_on(CpuId(1), |_| ()).await;
     });
     assert_eq!(dropped.load(Ordering::Relaxed), 1);
+}
+
+/// Lets a lookup wait until the test says go.
+#[derive(Default)]
+struct Gate {
+    held: RefCell<Vec<Pending<Lookup>>>,
+}
+struct Go;
+impl Message for Go {
+    type Reply = ();
+}
+enum GateWork {
+    Lookup(Pending<Lookup>),
+    Go(Pending<Go>),
+}
+impl Server for Gate {
+    type Work = GateWork;
+}
+impl Serve<Lookup> for Gate {
+    fn put(&self, message: Lookup) -> Put<Lookup> {
+        Put::Later(message)
+    }
+    fn queue(pending: Pending<Lookup>) -> GateWork {
+        GateWork::Lookup(pending)
+    }
+}
+impl Serve<Go> for Gate {
+    fn put(&self, message: Go) -> Put<Go> {
+        Put::Later(message)
+    }
+    fn queue(pending: Pending<Go>) -> GateWork {
+        GateWork::Go(pending)
+    }
+}
+
+/// Polls once.
+async fn is_pending(future: &mut (impl Future + Unpin)) -> bool {
+    poll_fn(|context| Poll::Ready(Pin::new(&mut *future).poll(context).is_pending())).await
+}
+
+/// A gate on CPU 1.
+async fn gate() -> PortRef<Gate> {
+    spawn_on(CpuId(1), "start", || async {
+        let port = Port::new(Gate::default());
+        let handle = port.handle();
+        spawn("gate", async move {
+            loop {
+                match port.receive().await {
+                    GateWork::Lookup(pending) => port.server().held.borrow_mut().push(pending),
+                    GateWork::Go(pending) => {
+                        for held in port.server().held.take() {
+                            let key = held.message().0;
+                            held.reply(Ok(u64::from(key)));
+                        }
+                        pending.reply(());
+                    }
+                }
+            }
+        })
+        .detach();
+        handle
+    })
+    .await
+}
+
+#[test]
+fn a_reply_follows_a_caller_that_moved() {
+    // The reply's wake goes to the CPU where the call was made; the thread is on another one by then.
+    hosted::run(3, || async {
+        let gate = gate().await;
+        let waits = spawn_movable("mover", {
+            let gate = gate.clone();
+            |mobile| async move {
+                let mut call = gate.call(Lookup(7));
+                assert!(is_pending(&mut call).await);
+                mobile.migrate_to(CpuId(2)).await;
+                assert!(is_pending(&mut call).await);
+                gate.post(Go);
+                let reply = call.await;
+                assert_eq!(current_cpu(), CpuId(2));
+                reply
+            }
+        });
+        let reply = timeout(Duration::from_secs(10), waits).await;
+        assert_eq!(reply.expect("the wake was lost"), Ok(7));
+    });
+}
+
+#[test]
+fn a_reply_wakes_through_a_combinator() {
+    // FuturesUnordered has a waker of its own, behind which no thread can be seen.
+    hosted::run(2, || async {
+        let gate = gate().await;
+        let mut calls: FuturesUnordered<_> = (0..5).map(|key| gate.call(Lookup(key))).collect();
+        assert!(is_pending(&mut calls.next()).await);
+        gate.post(Go);
+        let mut sum = 0;
+        let all = async {
+            while let Some(reply) = calls.next().await {
+                sum += reply.expect("a number");
+            }
+        };
+        let all = timeout(Duration::from_secs(10), all).await;
+        all.expect("a wake was lost");
+        assert_eq!(sum, 10);
+    });
 }

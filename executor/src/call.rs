@@ -1,0 +1,143 @@
+//! A call in flight: the future that waits for the reply, and the one allocation it shares with the server.
+//!
+//! [`Call`] is what the caller holds. An inline answer is in it from the start. Any other waits in a [`Flight`]: the
+//! reply slot, the caller's CPU, and, on the way to another CPU, the message itself, so that a call costs one
+//! allocation and one cache line each way. The inline paths are inlined always: a `Call` returned in memory is written
+//! in parts and read back as a whole, a stall longer than all the rest of an inline answer.
+
+use crate::{Cpu, current, ipi, reply::ReplySlot, thread::ThreadRef};
+use alloc::sync::Arc;
+use core::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    ptr,
+    task::{Context, Poll},
+};
+
+/// A request in flight; a future of its reply.
+#[must_use = "await it for the reply; dropping it asks the server to abort"]
+pub struct Call<R> {
+    state: State<R>,
+}
+
+enum State<R> {
+    Ready(Option<R>),
+    Waiting(Slot<R>),
+}
+
+impl<R> Unpin for Call<R> {}
+
+impl<R> Call<R> {
+    #[inline(always)]
+    pub(crate) fn ready(reply: R) -> Self {
+        Self {
+            state: State::Ready(Some(reply)),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn waiting(slot: Slot<R>) -> Self {
+        Self {
+            state: State::Waiting(slot),
+        }
+    }
+
+    /// True if the reply is here: the next poll is ready.
+    pub fn is_done(&self) -> bool {
+        match &self.state {
+            State::Ready(_) => true,
+            State::Waiting(slot) => slot.reply.is_done(),
+        }
+    }
+}
+
+impl<R> fmt::Debug for Call<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("done", &self.is_done())
+            .finish()
+    }
+}
+
+impl<R> Future for Call<R> {
+    type Output = R;
+    #[inline(always)]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<R> {
+        match &mut self.state {
+            State::Ready(reply) => Poll::Ready(
+                reply
+                    .take()
+                    .expect("a call was polled after it had completed"),
+            ),
+            // SAFETY: this future is the slot's one caller.
+            State::Waiting(slot) => unsafe { slot.reply.poll(context.waker()) },
+        }
+    }
+}
+
+impl<R> Drop for Call<R> {
+    fn drop(&mut self) {
+        if let State::Waiting(slot) = &self.state
+            && !slot.reply.is_done()
+        {
+            slot.reply.abort();
+        }
+    }
+}
+
+/// A call in flight, in one allocation: its reply slot, and what travels to another CPU.
+pub(crate) struct Flight<R, C: ?Sized> {
+    pub(crate) reply: ReplySlot<R>,
+    /// The CPU that waits; null outside of every CPU.
+    caller: *const Cpu,
+    pub(crate) cargo: C,
+}
+
+// SAFETY: the reply slot is Sync for such an R, the caller's CPU is only named, and the cargo is either () or a request
+// that is Send (see `PortRef::call`) and is touched by the CPU that it was sent to, then by whoever drops it.
+unsafe impl<R: Send, C: ?Sized> Sync for Flight<R, C> {}
+// SAFETY: as above.
+unsafe impl<R: Send, C: ?Sized> Send for Flight<R, C> {}
+
+/// Any cargo, once it has arrived.
+pub(crate) trait Cargo {}
+impl<T> Cargo for T {}
+
+/// A flight, as the two ends of a call hold it.
+pub(crate) type Slot<R> = Arc<Flight<R, dyn Cargo>>;
+
+impl<R, C> Flight<R, C> {
+    pub(crate) fn new(cargo: C) -> Arc<Self> {
+        Arc::new(Self {
+            reply: ReplySlot::default(),
+            caller: current::pointer(),
+            cargo,
+        })
+    }
+}
+
+impl<R> Flight<R, dyn Cargo> {
+    /// Stores the reply and wakes the caller. A caller on another CPU is woken by a message to that CPU: its thread is
+    /// touched over there alone, which spares the thread's cache lines two journeys.
+    ///
+    /// # Safety
+    /// Called at most once per flight.
+    pub(crate) unsafe fn answer(&self, here: Option<&Cpu>, reply: R) {
+        // SAFETY: the caller's promise.
+        let Some(waker) = (unsafe { self.reply.store(reply) }) else {
+            return;
+        };
+        // SAFETY: a caller's CPU outlives the running of its node, as the owner of a thread does (see `ipi::send_wake`).
+        let caller = unsafe { self.caller.as_ref() };
+        match (here, caller) {
+            (Some(here), Some(caller)) if !ptr::eq(here, caller) => {
+                match ThreadRef::from_waker(waker) {
+                    Ok(thread) => ipi::send_reply_wake(caller, thread),
+                    Err(waker) => waker.wake(),
+                }
+            }
+            _ => waker.wake(),
+        }
+    }
+}
