@@ -323,7 +323,7 @@ mod tests {
     fn reads_a_pvh_block_and_skips_the_all_zero_entry_of_microvm() {
         let image = pvh_image();
         let boot = BootInfo::parse(PVH_MAGIC, BASE, shown(&image)).unwrap();
-        assert_eq!(boot.usable(), [0..0x9fc00]);
+        assert_eq!(boot.usable(), core::slice::from_ref(&(0..0x9fc00)));
         assert_eq!(boot.root_pointer, RootPointer::At(0xf_5000));
         assert_eq!(boot.command_line(), "hostname=a quiet");
         assert_eq!(boot.loader, Loader::Pvh);
@@ -333,7 +333,10 @@ mod tests {
     fn reads_a_multiboot2_block_and_prefers_the_new_root_pointer() {
         let image = multiboot_image();
         let boot = BootInfo::parse(MULTIBOOT2_MAGIC, BASE, shown(&image)).unwrap();
-        assert_eq!(boot.usable(), [0x10_0000..0x710_0000]);
+        assert_eq!(
+            boot.usable(),
+            core::slice::from_ref(&(0x10_0000..0x710_0000))
+        );
         assert_eq!(boot.root_pointer, RootPointer::Copy([15; 36]));
         assert_eq!(boot.command_line(), "rc=\"carp\"");
     }
