@@ -506,7 +506,8 @@ fn a_reply_follows_a_caller_that_moved() {
                 assert!(is_pending(&mut call).await);
                 mobile.migrate_to(CpuId(2)).await;
                 assert!(is_pending(&mut call).await);
-                gate.post(Go);
+                // On this CPU, hence after this thread has begun to wait.
+                spawn("go", async move { gate.post(Go) }).detach();
                 let reply = call.await;
                 assert_eq!(current_cpu(), CpuId(2));
                 reply
@@ -524,7 +525,7 @@ fn a_reply_wakes_through_a_combinator() {
         let gate = gate().await;
         let mut calls: FuturesUnordered<_> = (0..5).map(|key| gate.call(Lookup(key))).collect();
         assert!(is_pending(&mut calls.next()).await);
-        gate.post(Go);
+        spawn("go", async move { gate.post(Go) }).detach();
         let mut sum = 0;
         let all = async {
             while let Some(reply) = calls.next().await {
