@@ -25,7 +25,7 @@ struct Arguments {
     #[arg(long)]
     json: bool,
     /// How often each subject is measured
-    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Short rounds: for a look, not for a claim
     #[arg(long)]

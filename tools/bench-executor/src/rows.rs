@@ -172,10 +172,7 @@ impl Case {
             });
         }
         if only.is_some() {
-            return subjects
-                .iter()
-                .map(|s| s.row(&self.named(s.name)))
-                .collect();
+            return subjects.iter().map(|s| s.row(&indented(s.name))).collect();
         }
         self.judge(&subjects)
     }
@@ -203,10 +200,6 @@ impl Case {
             .collect()
     }
 
-    fn named(&self, subject: &str) -> String {
-        format!("  {subject}")
-    }
-
     fn judge(&self, subjects: &[Subject]) -> Vec<Row> {
         let find = |name: &str| subjects.iter().find(|subject| subject.name == name);
         let Some(ours) = find("ours") else {
@@ -221,7 +214,11 @@ impl Case {
             .min_by(|a, b| a.median().total_cmp(&b.median()));
         let mut row = ours.row(self.row);
         if let Some(peer) = peer {
-            row = row.beside(peer.name, peer.median());
+            let missing = self.peers.iter().filter(|(name, _)| find(name).is_none());
+            let missing: String = missing
+                .map(|(name, _)| format!(", no {name} here"))
+                .collect();
+            row = row.beside(&format!("{}{missing}", peer.name), peer.median());
         }
         let half = peer.map_or(f64::NAN, |peer| 0.5 * peer.median());
         row = row.at_most(match self.goal {
@@ -235,7 +232,12 @@ impl Case {
             rows.push(Row::new("executor", &name, "", &[ours.allocations]).at_most(0.0));
         }
         let others = subjects.iter().filter(|subject| subject.name != "ours");
-        rows.extend(others.map(|subject| subject.row(&self.named(subject.name))));
+        rows.extend(others.map(|subject| subject.row(&indented(subject.name))));
         rows
     }
+}
+
+/// The name of a row that belongs to the one above.
+fn indented(subject: &str) -> String {
+    format!("  {subject}")
 }
