@@ -188,7 +188,7 @@ impl Case {
                 Ok(trial) => Some(Subject {
                     name,
                     measure,
-                    turns: ((sample_ns / trial.ns) as u64).clamp(100, 20_000_000),
+                    turns: ((sample_ns / trial.ns) as u64).clamp(50, 20_000_000),
                     samples: Vec::new(),
                     allocations: 0.0,
                 }),
