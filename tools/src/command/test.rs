@@ -172,9 +172,7 @@ fn run_part(part: Part, arguments: &Arguments) -> Result<Tally> {
                 return Ok(Tally::FAILED);
             }
             let mut command = cargo(&["test", "--quiet", "--locked", "-p", "tests"]);
-            command
-                .env("ANAX_KERNEL", kernel::path())
-                .env("ANAX_PROGRAM", env::current_exe()?);
+            command.env("ANAX_KERNEL", kernel::path());
             tests(command, arguments)
         }
     }
