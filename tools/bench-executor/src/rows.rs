@@ -1,14 +1,19 @@
 //! The rows: what is measured, who takes part, and what is good enough.
 
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use tools::bench::report::{Row, median_and_spread};
 
 use crate::{allocations, bare, glommio_peer, ours, tokio_peer};
 
 /// Turns of the first, throw-away sample, which says how many fill a real one.
 const TRIAL_TURNS: u64 = 500;
+
+/// A sample takes milliseconds; one that takes this long never ends.
+const TOO_LONG: Duration = Duration::from_secs(10);
 
 /// What one subject's sample says.
 #[derive(Clone, Copy, Debug)]
@@ -159,7 +164,7 @@ impl Case {
         }
         let mut subjects = self.subjects(sample_ns, only);
         for _ in 0..rounds {
-            subjects.retain_mut(|subject| match (subject.measure)(subject.turns) {
+            subjects.retain_mut(|subject| match take(subject.measure, subject.turns) {
                 Ok(sample) => {
                     subject.samples.push(sample.ns);
                     subject.allocations = subject.allocations.max(sample.allocations);
@@ -184,7 +189,7 @@ impl Case {
             .chain(self.peers)
             .chain(&self.floor)
             .filter(|(name, _)| only.is_none_or(|only| only == *name))
-            .filter_map(|&(name, measure)| match measure(TRIAL_TURNS) {
+            .filter_map(|&(name, measure)| match take(measure, TRIAL_TURNS) {
                 Ok(trial) => Some(Subject {
                     name,
                     measure,
@@ -240,4 +245,16 @@ impl Case {
 /// The name of a row that belongs to the one above.
 fn indented(subject: &str) -> String {
     format!("  {subject}")
+}
+
+/// Takes one sample on a thread of its own. A subject that hangs is left behind, not waited for.
+fn take(measure: Measure, turns: u64) -> Result<Sample> {
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || {
+        // Nobody listens any more when it came too late.
+        let _ = send.send(measure(turns));
+    });
+    receive
+        .recv_timeout(TOO_LONG)
+        .map_err(|_| anyhow!("no answer in {} s", TOO_LONG.as_secs()))?
 }
