@@ -13,6 +13,7 @@
 //! "lost before it", and shown by `trace stat`.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
 use alloc::rc::Rc;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -143,6 +144,7 @@ pub async fn run(channel: Channel, node: Arc<Node>, stream: Rc<TraceStream>, hos
         encoder: Box::new(Encoder::new()),
         batch: alloc::vec![Record::default(); BATCH_RECORDS],
         names_sent: alloc::vec![0; cpu_count],
+        tokens_named: BTreeSet::new(),
     };
     loop {
         sender.stream.changed.wait().await;
@@ -169,11 +171,13 @@ struct Sender {
     batch: Vec<Record>,
     /// How many of each CPU's names were sent since HELLO.
     names_sent: Vec<usize>,
+    tokens_named: BTreeSet<u32>,
 }
 
 impl Sender {
     async fn begin(&mut self, host: &str) {
         self.names_sent.fill(0);
+        self.tokens_named.clear();
         let frame = self
             .encoder
             .hello(self.node.cpu_count() as u32, self.node.clock_ns(), host);
@@ -181,15 +185,13 @@ impl Sender {
         for cpu in cpu_ids(&self.node) {
             run_on(cpu, Cpu::announce_threads).await;
             self.send_names(cpu).await;
-            self.send_token_names(cpu).await;
             self.send_statistics(cpu).await;
         }
+        self.send_token_names().await;
     }
 
     async fn end(&mut self) {
         for cpu in cpu_ids(&self.node) {
-            // Again, for those made since the beginning.
-            self.send_token_names(cpu).await;
             self.send_statistics(cpu).await;
         }
         let frame = self.encoder.end();
@@ -224,6 +226,12 @@ impl Sender {
         if self.batch[..count].iter().any(spawns) {
             self.send_names(cpu).await;
         }
+        let unnamed = |record: &Record| {
+            record.event() == Some(Event::TokenTaken) && !self.tokens_named.contains(&record.arg())
+        };
+        if self.batch[..count].iter().any(unnamed) {
+            self.send_token_names().await;
+        }
         let mut taken_before = 0;
         let mut lost_before = lost.min(u64::from(u32::MAX)) as u32;
         while taken_before < count {
@@ -245,10 +253,15 @@ impl Sender {
         count > 0
     }
 
-    async fn send_token_names(&mut self, cpu: CpuId) {
-        for token in run_on(cpu, Cpu::tokens).await {
-            let frame = self.encoder.token_name(token.id, token.name);
-            write_all(&mut self.channel, &self.stream, frame).await;
+    /// Sends the names of the tokens that there are now and that were not named yet.
+    async fn send_token_names(&mut self) {
+        for cpu in cpu_ids(&self.node) {
+            for token in run_on(cpu, Cpu::tokens).await {
+                if self.tokens_named.insert(token.id) {
+                    let frame = self.encoder.token_name(token.id, token.name);
+                    write_all(&mut self.channel, &self.stream, frame).await;
+                }
+            }
         }
     }
 

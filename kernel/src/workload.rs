@@ -29,7 +29,7 @@ use net::{Network, UdpSocket};
 const YIELD_BURST: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(40);
 /// How long the token is held at a time.
-const HOLD_NS: u64 = 5_000;
+const HOLD_NS: u64 = 300_000;
 /// Where the echo service listens (RFC 862).
 const ECHO_PORT: u16 = 7;
 /// Depth of a spawn tree: 2^(depth + 1) - 1 threads.
@@ -189,10 +189,10 @@ async fn token_holder(until_ns: u64, sum: Arc<Guarded<u64>>, counts: Arc<Counts>
         token
             .hold(async |held| {
                 // Between two awaits the state is stable; after one it is whatever the other made it.
-                held.with(&sum, work_for_a_while);
+                held.with(&sum, |sum| work_until_met(sum, &token));
                 count(&counts.token_additions);
                 yield_now().await;
-                held.with(&sum, work_for_a_while);
+                held.with(&sum, |sum| work_until_met(sum, &token));
                 count(&counts.token_additions);
             })
             .await;
@@ -203,10 +203,11 @@ async fn token_holder(until_ns: u64, sum: Arc<Guarded<u64>>, counts: Arc<Counts>
     }
 }
 
-/// Adds one, after long enough for another CPU to come by.
-fn work_for_a_while(sum: &mut u64) {
+/// Adds one, once another CPU has come by and found the token taken, or after [`HOLD_NS`] if none does.
+fn work_until_met(sum: &mut u64, token: &Token) {
+    let (_, before) = token.counts();
     let until_ns = now_ns() + HOLD_NS;
-    while now_ns() < until_ns {
+    while token.counts().1 == before && now_ns() < until_ns {
         core::hint::spin_loop();
     }
     *sum += 1;
