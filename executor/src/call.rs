@@ -10,6 +10,7 @@ use alloc::sync::Arc;
 use core::{
     fmt,
     future::Future,
+    mem,
     pin::Pin,
     ptr,
     task::{Context, Poll},
@@ -22,8 +23,9 @@ pub struct Call<R> {
 }
 
 enum State<R> {
-    Ready(Option<R>),
+    Ready(R),
     Waiting(Slot<R>),
+    Taken,
 }
 
 impl<R> Unpin for Call<R> {}
@@ -32,7 +34,7 @@ impl<R> Call<R> {
     #[inline(always)]
     pub(crate) fn ready(reply: R) -> Self {
         Self {
-            state: State::Ready(Some(reply)),
+            state: State::Ready(reply),
         }
     }
 
@@ -46,7 +48,7 @@ impl<R> Call<R> {
     /// True if the reply is here: the next poll is ready.
     pub fn is_done(&self) -> bool {
         match &self.state {
-            State::Ready(_) => true,
+            State::Ready(_) | State::Taken => true,
             State::Waiting(slot) => slot.reply.is_done(),
         }
     }
@@ -64,14 +66,13 @@ impl<R> Future for Call<R> {
     type Output = R;
     #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<R> {
-        match &mut self.state {
-            State::Ready(reply) => Poll::Ready(
-                reply
-                    .take()
-                    .expect("a call was polled after it had completed"),
-            ),
+        if let State::Waiting(slot) = &self.state {
             // SAFETY: this future is the slot's one caller.
-            State::Waiting(slot) => unsafe { slot.reply.poll(context.waker()) },
+            return unsafe { slot.reply.poll(context.waker()) };
+        }
+        match mem::replace(&mut self.state, State::Taken) {
+            State::Ready(reply) => Poll::Ready(reply),
+            State::Waiting(_) | State::Taken => panic!("a call was polled after it had completed"),
         }
     }
 }

@@ -25,6 +25,7 @@ use core::{
     cell::{Cell, RefCell},
     fmt,
     future::poll_fn,
+    mem::ManuallyDrop,
     ops::Deref,
     ptr,
     task::{Poll, Waker},
@@ -175,7 +176,7 @@ struct Hot<S: Server> {
 }
 
 /// The memory of a port. Whoever drops the last handle, the server dies on its own CPU.
-struct Shared<S: Server>(Option<Arc<Inner<S>>>);
+struct Shared<S: Server>(ManuallyDrop<Arc<Inner<S>>>);
 
 // SAFETY: all but `owner` is touched on the owner CPU alone: every path checks, or goes there by IPI message, the last
 // drop included.
@@ -193,13 +194,14 @@ impl<S: Server> Deref for Shared<S> {
     type Target = Inner<S>;
     #[inline]
     fn deref(&self) -> &Inner<S> {
-        self.0.as_ref().expect("only drop takes it")
+        &self.0
     }
 }
 
 impl<S: Server> Drop for Shared<S> {
     fn drop(&mut self) {
-        let Some(inner) = self.0.take() else { return };
+        // SAFETY: taken once, here, where it is not used again.
+        let inner = unsafe { ManuallyDrop::take(&mut self.0) };
         if ptr::eq(inner.owner, current::pointer()) {
             return;
         }
@@ -320,7 +322,7 @@ impl<S: Server> Port<S> {
             }),
         };
         Self {
-            inner: Shared(Some(Arc::new(inner))),
+            inner: Shared(ManuallyDrop::new(Arc::new(inner))),
             _here: core::marker::PhantomData,
         }
     }
