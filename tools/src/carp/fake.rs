@@ -272,7 +272,8 @@ impl Brain {
 
 #[cfg(test)]
 mod tests {
-    use super::super::demonstration::{Demonstration, Step, rows, table};
+    use super::super::demonstration::Demonstration;
+    use super::super::outcome::{Step, rows, table};
     use super::super::screen::Screen;
     use super::super::{Scenario, Watch};
     use super::*;

@@ -8,6 +8,7 @@ pub mod demonstration;
 #[cfg(test)]
 mod fake;
 pub mod machine;
+pub mod outcome;
 pub mod screen;
 
 use std::collections::BTreeMap;

@@ -10,8 +10,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::bench::report;
-use crate::carp::demonstration::{Demonstration, rows, table};
+use crate::carp::demonstration::Demonstration;
 use crate::carp::machine::Machine;
+use crate::carp::outcome::{rows, table};
 use crate::carp::screen::Screen;
 use crate::carp::{Node, Scenario, Watch};
 use crate::client::{Client, Settings};

@@ -1,232 +1,39 @@
 //! Moves bytes between the switch and its ports: one thread, no locks, bounded memory.
 //!
-//! [`Lan`] is the handle; all state lives in the thread, and a request travels to it as a closure.
 //! QEMU's stream backend frames each Ethernet frame with its length (u32, big-endian). A port that
 //! does not read loses frames (counted) once [`OUTPUT_LIMIT`] bytes wait for it; it never makes the
-//! others wait. [`LocalPort`] plugs in code of this very process: it learns of each frame at which
-//! port it entered the LAN, which is how the client of the demonstration knows who answered.
-//! Source: QEMU net/stream.c.
+//! others wait. Source: QEMU net/stream.c.
 
 use std::collections::{BTreeSet, BinaryHeap};
 use std::io::{ErrorKind, Read, Write};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TryRecvError};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::Result;
 use mio::net::{UnixListener, UnixStream};
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token};
 
 use super::capture::Capture;
-use super::switch::{Counters, Link, Port, Switch};
+use super::handle::LocalFrame;
+use super::switch::{Port, Switch};
 
 /// Bytes that may wait for one port.
 pub const OUTPUT_LIMIT: usize = 4 << 20;
-/// Frames that may wait for a local port.
-const LOCAL_LIMIT: usize = 8192;
 /// Frames on delayed links in all.
 const DELAYED_LIMIT: usize = 1 << 16;
 /// QEMU never sends more in one frame (net/net.h NET_BUFSIZE).
 const FRAME_LIMIT: usize = 4096 + 65536;
 const READ_LEN: usize = 1 << 17;
-const WAKER: Token = Token(usize::MAX);
+/// The token of requests.
+pub(super) const WAKER: Token = Token(usize::MAX);
+/// Every LAN loses the same frames when asked to lose some.
+const SEED: u64 = 0x0a11_ab1e;
 
-/// A frame at a local port.
-#[derive(Clone, Debug)]
-pub struct LocalFrame {
-    /// Where it entered the LAN.
-    pub from: Port,
-    /// When it passed the switch.
-    pub at: Instant,
-    /// The frame, from the destination address on.
-    pub bytes: Vec<u8>,
-}
-
-/// A place in the LAN for code of this process.
-pub struct LocalPort {
-    port: Port,
-    frames: Receiver<LocalFrame>,
-    requests: Requests,
-}
-
-impl LocalPort {
-    /// Its number.
-    pub fn port(&self) -> Port {
-        self.port
-    }
-
-    /// Sends a frame.
-    pub fn send(&self, frame: Vec<u8>) {
-        let port = self.port;
-        self.requests.post(Box::new(move |core| {
-            core.forward(port, &frame, Instant::now())
-        }));
-    }
-
-    /// The next frame, waiting for it at most `limit`.
-    pub fn receive(&self, limit: Duration) -> Option<LocalFrame> {
-        self.frames.recv_timeout(limit).ok()
-    }
-
-    /// The next frame that is here already.
-    pub fn try_receive(&self) -> Option<LocalFrame> {
-        self.frames.try_recv().ok()
-    }
-}
-
-type Request = Box<dyn FnOnce(&mut Core) + Send>;
-
-/// The way into the thread.
-#[derive(Clone)]
-struct Requests {
-    sender: Sender<Request>,
-    waker: Arc<Waker>,
-}
-
-impl Requests {
-    fn post(&self, request: Request) {
-        // The thread ends only with the Lan; what is asked after that has nobody to matter to.
-        if self.sender.send(request).is_ok() {
-            let _ = self.waker.wake();
-        }
-    }
-
-    fn ask<T: Send + 'static>(
-        &self,
-        ask: impl FnOnce(&mut Core) -> T + Send + 'static,
-    ) -> Result<T> {
-        let (sender, receiver) = mpsc::sync_channel(1);
-        self.post(Box::new(move |core| {
-            let _ = sender.send(ask(core));
-        }));
-        receiver
-            .recv()
-            .map_err(|_| anyhow!("the virtual LAN has stopped"))
-    }
-}
-
-/// A running virtual LAN. Dropping it unplugs everything and removes its sockets.
-pub struct Lan {
-    directory: PathBuf,
-    requests: Requests,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Lan {
-    /// Starts a LAN whose sockets lie in `directory`, with a capture if asked for.
-    pub fn start(directory: &Path, capture: Option<&Path>) -> Result<Lan> {
-        let poll = Poll::new().context("cannot poll")?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKER).context("cannot poll")?);
-        let (sender, receiver) = mpsc::channel();
-        let capture = capture.map(Capture::create).transpose()?;
-        let mut core = Core {
-            poll,
-            requests: receiver,
-            switch: Switch::new(0x0a11_ab1e),
-            sockets: Vec::new(),
-            ready: BTreeSet::new(),
-            dirty: BTreeSet::new(),
-            delayed: BinaryHeap::new(),
-            delayed_count: 0,
-            capture,
-            outputs: Vec::new(),
-            stop: false,
-        };
-        let thread = thread::Builder::new()
-            .name("lan".to_owned())
-            .spawn(move || core.run())?;
-        let requests = Requests { sender, waker };
-        Ok(Lan {
-            directory: directory.to_owned(),
-            requests,
-            thread: Some(thread),
-        })
-    }
-
-    /// Adds a port for a QEMU; returns its number. Its socket is [`Lan::socket`].
-    pub fn add_port(&self, name: &str) -> Result<Port> {
-        let path = self.socket(name);
-        // What lies there is left over from a run that was killed.
-        let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path)
-            .with_context(|| format!("cannot make the socket {}", path.display()))?;
-        let name = name.to_owned();
-        self.requests
-            .ask(move |core| core.add_socket(&name, listener))?
-    }
-
-    /// Adds a port for code of this process.
-    pub fn attach(&self, name: &str) -> Result<LocalPort> {
-        let (sender, frames) = mpsc::sync_channel(LOCAL_LIMIT);
-        let name = name.to_owned();
-        let port = self
-            .requests
-            .ask(move |core| core.add_plug(&name, Plug::Local(sender)))?;
-        Ok(LocalPort {
-            port,
-            frames,
-            requests: self.requests.clone(),
-        })
-    }
-
-    /// The socket of the port `name`.
-    pub fn socket(&self, name: &str) -> PathBuf {
-        self.directory.join(format!("{name}.sock"))
-    }
-
-    /// The port called `name`.
-    pub fn find(&self, name: &str) -> Result<Port> {
-        let wanted = name.to_owned();
-        self.requests
-            .ask(move |core| core.switch.find(&wanted))?
-            .with_context(|| format!("no port `{name}`"))
-    }
-
-    /// Changes the cable at a port.
-    pub fn set_link(&self, port: Port, link: Link) -> Result<()> {
-        self.requests
-            .ask(move |core| core.switch.set_link(port, link))
-    }
-
-    /// The cable at a port.
-    pub fn link(&self, port: Port) -> Result<Link> {
-        self.requests
-            .ask(move |core| core.switch.link(port).clone())
-    }
-
-    /// Every port's name and counters.
-    pub fn counters(&self) -> Result<Vec<(String, Counters)>> {
-        self.requests.ask(|core| {
-            let ports = (0..core.switch.port_count()).map(Port);
-            ports
-                .map(|p| {
-                    (
-                        core.switch.name(p).to_owned(),
-                        core.switch.counters(p).clone(),
-                    )
-                })
-                .collect()
-        })
-    }
-}
-
-impl Drop for Lan {
-    fn drop(&mut self) {
-        let names = self.counters().unwrap_or_default();
-        self.requests.post(Box::new(|core| core.stop = true));
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-        for (name, _) in names {
-            let _ = std::fs::remove_file(self.socket(&name));
-        }
-    }
-}
+/// What a program asks of the thread.
+pub(super) type Request = Box<dyn FnOnce(&mut Core) + Send>;
 
 /// What a port's cable is plugged into.
-enum Plug {
+pub(super) enum Plug {
     Socket {
         listener: UnixListener,
         connection: Option<Connection>,
@@ -234,7 +41,7 @@ enum Plug {
     Local(SyncSender<LocalFrame>),
 }
 
-struct Connection {
+pub(super) struct Connection {
     stream: UnixStream,
     input: Vec<u8>,
     output: Vec<u8>,
@@ -265,7 +72,7 @@ impl PartialOrd for Delayed {
 }
 
 /// Everything the thread owns.
-struct Core {
+pub(super) struct Core {
     poll: Poll,
     requests: Receiver<Request>,
     switch: Switch,
@@ -283,7 +90,35 @@ struct Core {
 }
 
 impl Core {
-    fn run(&mut self) {
+    /// An empty LAN that answers `requests` whenever `poll` is woken for them.
+    pub(super) fn new(poll: Poll, requests: Receiver<Request>, capture: Option<Capture>) -> Core {
+        Core {
+            poll,
+            requests,
+            switch: Switch::new(SEED),
+            sockets: Vec::new(),
+            ready: BTreeSet::new(),
+            dirty: BTreeSet::new(),
+            delayed: BinaryHeap::new(),
+            delayed_count: 0,
+            capture,
+            outputs: Vec::new(),
+            stop: false,
+        }
+    }
+
+    /// The switch, for requests.
+    pub(super) fn switch(&mut self) -> &mut Switch {
+        &mut self.switch
+    }
+
+    /// Ends the thread after this turn.
+    pub(super) fn stop(&mut self) {
+        self.stop = true;
+    }
+
+    /// The thread: returns once stopped.
+    pub(super) fn run(&mut self) {
         let mut events = Events::with_capacity(64);
         let mut buffer = vec![0; READ_LEN];
         while !self.stop {
@@ -353,7 +188,7 @@ impl Core {
         }
     }
 
-    fn add_socket(&mut self, name: &str, mut listener: UnixListener) -> Result<Port> {
+    pub(super) fn add_socket(&mut self, name: &str, mut listener: UnixListener) -> Result<Port> {
         let token = Token(self.sockets.len() * 2);
         self.poll
             .registry()
@@ -367,7 +202,7 @@ impl Core {
         ))
     }
 
-    fn add_plug(&mut self, name: &str, plug: Plug) -> Port {
+    pub(super) fn add_plug(&mut self, name: &str, plug: Plug) -> Port {
         self.sockets.push(plug);
         if let Some(capture) = &mut self.capture {
             let _ = capture.add_interface(name);
@@ -473,7 +308,7 @@ impl Core {
         }
     }
 
-    fn forward(&mut self, from: Port, frame: &[u8], at: Instant) {
+    pub(super) fn forward(&mut self, from: Port, frame: &[u8], at: Instant) {
         if let Some(capture) = &mut self.capture
             && capture.frame(from, at, frame).is_err()
         {
@@ -626,149 +461,5 @@ fn split_frame(stream: &[u8]) -> Split<'_> {
     match rest.split_at_checked(length) {
         Some((frame, next)) => Split::Frame(frame, next),
         None => Split::Partial,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::net::UnixStream as Cable;
-
-    const PATIENCE: Duration = Duration::from_secs(10);
-
-    fn frame(destination: u8, source: u8, length: usize) -> Vec<u8> {
-        let mut frame = vec![0; length];
-        frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, destination]);
-        frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, source]);
-        frame
-    }
-
-    fn put(cable: &mut Cable, frame: &[u8]) {
-        let length = (frame.len() as u32).to_be_bytes();
-        cable.write_all(&[&length[..], frame].concat()).unwrap();
-    }
-
-    fn take(cable: &mut Cable) -> Vec<u8> {
-        cable.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut length = [0; 4];
-        cable.read_exact(&mut length).unwrap();
-        let mut frame = vec![0; u32::from_be_bytes(length) as usize];
-        cable.read_exact(&mut frame).unwrap();
-        frame
-    }
-
-    fn lan() -> (tempfile::TempDir, Lan) {
-        let directory = crate::host::socket_directory().unwrap();
-        let lan = Lan::start(directory.path(), None).unwrap();
-        (directory, lan)
-    }
-
-    /// Waits until the LAN has accepted what was connected before.
-    fn wait_until_plugged(lan: &Lan, from: &LocalPort, cable: &mut Cable) {
-        let deadline = Instant::now() + PATIENCE;
-        cable
-            .set_read_timeout(Some(Duration::from_millis(5)))
-            .unwrap();
-        loop {
-            from.send(frame(0xff, 0xee, 15));
-            if cable.read_exact(&mut [0; 19]).is_ok() {
-                break;
-            }
-            assert!(Instant::now() < deadline, "{:?}", lan.counters());
-        }
-    }
-
-    #[test]
-    fn frames_arrive_whole_however_they_are_cut_up() {
-        let (_directory, lan) = lan();
-        lan.add_port("a").unwrap();
-        let local = lan.attach("local").unwrap();
-        let mut cable = Cable::connect(lan.socket("a")).unwrap();
-        wait_until_plugged(&lan, &local, &mut cable);
-        let sent = frame(1, 2, 100);
-        let bytes = [&100_u32.to_be_bytes()[..], &sent].concat();
-        for byte in &bytes {
-            cable.write_all(&[*byte]).unwrap();
-        }
-        let received = local.receive(PATIENCE).unwrap();
-        assert_eq!(received.bytes, sent);
-        assert_eq!(received.from, lan.find("a").unwrap());
-    }
-
-    #[test]
-    fn a_new_connection_takes_the_port_over() {
-        let (_directory, lan) = lan();
-        lan.add_port("a").unwrap();
-        let local = lan.attach("local").unwrap();
-        let mut first = Cable::connect(lan.socket("a")).unwrap();
-        wait_until_plugged(&lan, &local, &mut first);
-        drop(first);
-        let mut second = Cable::connect(lan.socket("a")).unwrap();
-        wait_until_plugged(&lan, &local, &mut second);
-        put(&mut second, &frame(8, 9, 60));
-        assert_eq!(local.receive(PATIENCE).unwrap().bytes, frame(8, 9, 60));
-    }
-
-    #[test]
-    fn nonsense_ends_the_connection_and_is_counted() {
-        let (_directory, lan) = lan();
-        lan.add_port("a").unwrap();
-        let mut cable = Cable::connect(lan.socket("a")).unwrap();
-        cable.write_all(&[0xff; 64]).unwrap();
-        cable.set_read_timeout(Some(PATIENCE)).unwrap();
-        assert_eq!(cable.read(&mut [0; 1]).unwrap_or(0), 0);
-        assert_eq!(lan.counters().unwrap()[0].1.bad_framing, 1);
-    }
-
-    #[test]
-    fn a_port_that_does_not_read_loses_frames_and_holds_nobody_up() {
-        let (_directory, lan) = lan();
-        for name in ["deaf", "good", "source"] {
-            lan.add_port(name).unwrap();
-        }
-        let local = lan.attach("local").unwrap();
-        let [mut deaf, mut good, mut source] =
-            ["deaf", "good", "source"].map(|name| Cable::connect(lan.socket(name)).unwrap());
-        for cable in [&mut deaf, &mut good, &mut source] {
-            wait_until_plugged(&lan, &local, cable);
-        }
-        let frames = 2 * OUTPUT_LIMIT / 1500;
-        let reader = thread::spawn(move || {
-            let mut seen = 0;
-            while seen < frames {
-                seen += usize::from(take(&mut good).len() == 1500);
-            }
-        });
-        for _ in 0..frames {
-            put(&mut source, &frame(0xff, 1, 1500));
-        }
-        reader.join().unwrap();
-        let counters = lan.counters().unwrap();
-        assert!(counters[0].1.dropped_full > 0, "{counters:?}");
-        assert_eq!(counters[1].1.dropped_full, 0);
-    }
-
-    #[test]
-    fn a_delayed_link_keeps_order_and_time() {
-        let (_directory, lan) = lan();
-        let [a, b] = ["a", "b"].map(|name| lan.attach(name).unwrap());
-        let delay = Duration::from_millis(30);
-        lan.set_link(
-            b.port(),
-            Link {
-                delay,
-                ..Link::default()
-            },
-        )
-        .unwrap();
-        let start = Instant::now();
-        for length in 20..30 {
-            a.send(frame(0xff, 1, length));
-        }
-        let lengths: Vec<usize> = (20..30)
-            .map(|_| b.receive(PATIENCE).unwrap().bytes.len())
-            .collect();
-        assert!(start.elapsed() >= delay);
-        assert_eq!(lengths, (20..30).collect::<Vec<_>>());
     }
 }
