@@ -38,6 +38,9 @@ const PENDING_INTERRUPT: u32 = 2;
 /// How many turns of a busy loop pass between two looks at the clock where timers are polled.
 const CLOCK_TURNS: u32 = 64;
 
+/// What a held token adds to a CPU's `inline_load`: more than any depth of inline handlers.
+pub(crate) const TOKEN_LOAD: u32 = 1 << 8;
+
 /// How often an idle CPU looks at its inbox between two pauses.
 const LOOKS_PER_PAUSE: u32 = 16;
 
@@ -61,16 +64,17 @@ pub struct Cpu {
     pending_lines: [AtomicU64; 4],
     pub(crate) running: Cell<*const Header>,
     pub(crate) run_queue: RunQueue,
-    /// Ports' inline handlers in progress on this CPU. Owner.
-    pub(crate) inline_depth: Cell<u8>,
+    /// What keeps a port call from its inline answer, in one word: the inline handlers in progress, and a
+    /// [`TOKEN_LOAD`] for each token held. Owner.
+    pub(crate) inline_load: Cell<u32>,
     /// Tokens held by the poll in progress. Owner.
     pub(crate) held_tokens: RefCell<Vec<*const ()>>,
-    /// How many those are. Owner.
-    pub(crate) tokens_held: Cell<usize>,
     pub(crate) token_waiters: RefCell<Vec<core::task::Waker>>,
     pub(crate) timers: Timers,
     /// What the hardware timer is set to; `u64::MAX` when disarmed. Owner.
     armed_ns: Cell<u64>,
+    /// Set while the loop is about to set the hardware timer, for a timer interrupt that comes just then.
+    setting_timer: Cell<bool>,
     watch_ns: Cell<u64>,
     watched_poll: Cell<u64>,
     polls: Cell<u64>,
@@ -119,13 +123,13 @@ impl Cpu {
             pending_lines: Default::default(),
             running: Cell::new(ptr::null()),
             run_queue: RunQueue::new(),
-            inline_depth: Cell::new(0),
+            inline_load: Cell::new(0),
             // Room enough that taking a token does not allocate.
             held_tokens: RefCell::new(Vec::with_capacity(32)),
-            tokens_held: Cell::new(0),
             token_waiters: RefCell::new(Vec::new()),
             timers: Timers::new(),
             armed_ns: Cell::new(u64::MAX),
+            setting_timer: Cell::new(false),
             watch_ns: Cell::new(u64::MAX),
             watched_poll: Cell::new(0),
             polls: Cell::new(0),
@@ -503,9 +507,11 @@ impl Cpu {
     }
 
     fn set_hardware_timer(&self, deadline_ns: u64) {
+        self.setting_timer.set(true);
         self.armed_ns.set(deadline_ns);
         let deadline = (deadline_ns != u64::MAX).then_some(deadline_ns);
         self.node().platform().set_timer(deadline);
+        self.setting_timer.set(false);
         if let Some(deadline) = deadline {
             let us = deadline.saturating_sub(self.now_ns.get()) / 1000;
             self.record(

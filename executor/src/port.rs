@@ -25,6 +25,7 @@ use core::{
     cell::{Cell, RefCell},
     fmt,
     future::poll_fn,
+    hint,
     mem::ManuallyDrop,
     ops::Deref,
     ptr,
@@ -32,7 +33,7 @@ use core::{
 };
 
 /// How deep inline handlers may call ports before calls are queued instead.
-const INLINE_DEPTH: u8 = 8;
+const INLINE_DEPTH: u32 = 8;
 
 /// A request and the type of its reply.
 pub trait Message: 'static {
@@ -243,8 +244,7 @@ impl<S: Server> Inner<S> {
         if self.busy.get()
             || self.queued.get() != 0
             || here.critical.get() != 0
-            || here.inline_depth.get() >= INLINE_DEPTH
-            || here.tokens_held.get() != 0
+            || here.inline_load.get() >= INLINE_DEPTH
         {
             return Put::Later(message);
         }
@@ -278,15 +278,15 @@ struct Inline<'a> {
     here: &'a Cpu,
     busy: &'a Cell<bool>,
     /// The depth to go back to: set, not counted down, so that one call need not wait for the store of the last.
-    depth: u8,
+    depth: u32,
 }
 
 impl<'a> Inline<'a> {
     #[inline]
     fn enter(here: &'a Cpu, busy: &'a Cell<bool>) -> Self {
-        let depth = here.inline_depth.get();
+        let depth = here.inline_load.get();
         busy.set(true);
-        here.inline_depth.set(depth + 1);
+        here.inline_load.set(depth + 1);
         Self { here, busy, depth }
     }
 }
@@ -295,7 +295,7 @@ impl Drop for Inline<'_> {
     #[inline]
     fn drop(&mut self) {
         self.busy.set(false);
-        self.here.inline_depth.set(self.depth);
+        self.here.inline_load.set(self.depth);
     }
 }
 
@@ -425,7 +425,11 @@ impl<S: Server> PortRef<S> {
     {
         match self.inner.here() {
             Some(here) => call_local(&self.inner, here, message),
-            None => Call::waiting(self.send_call(message)),
+            None => {
+                // Not rare, but the inline answer is the one that counts branches.
+                hint::cold_path();
+                Call::waiting(self.send_call(message))
+            }
         }
     }
 
@@ -520,7 +524,10 @@ fn queued(owner: *const Cpu) -> u32 {
 fn call_local<S: Serve<M>, M: Message>(inner: &Inner<S>, here: &Cpu, message: M) -> Call<M::Reply> {
     match inner.try_put(here, message) {
         Put::Done(reply) => Call::ready(reply),
-        Put::Later(message) => Call::waiting(queue_call(inner, message)),
+        Put::Later(message) => {
+            hint::cold_path();
+            Call::waiting(queue_call(inner, message))
+        }
     }
 }
 

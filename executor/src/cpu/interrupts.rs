@@ -91,7 +91,11 @@ impl Cpu {
     /// poll point. Returns the poll that has overrun the watchdog's budget, to be reported with where it is now. Owner.
     pub fn interrupt_timer(&self) -> Option<Overrun> {
         self.stats.timer_interrupts.add(1);
-        self.armed_ns.set(u64::MAX);
+        // If the loop was interrupted while it set the timer, it will set the hardware when it goes on, and what it
+        // has noted is right; the timer that has run out is the one before.
+        if !self.setting_timer.get() {
+            self.armed_ns.set(u64::MAX);
+        }
         self.pending.fetch_or(PENDING_TIMER, Ordering::Relaxed);
         self.check_watchdog()
     }
@@ -117,11 +121,11 @@ impl Cpu {
             } else {
                 now + budget
             });
-            self.arm_timer();
+            self.arm_from_interrupt();
             return None;
         };
         if now < self.watch_ns.get() {
-            self.arm_timer();
+            self.arm_from_interrupt();
             return None;
         }
         let ran_ns = now - (self.watch_ns.get() - budget);
@@ -141,6 +145,12 @@ impl Cpu {
             site: thread.site,
             ran_ns,
         })
+    }
+
+    fn arm_from_interrupt(&self) {
+        if !self.setting_timer.get() {
+            self.arm_timer();
+        }
     }
 
     #[cold]

@@ -1,7 +1,7 @@
 //! The futures that hold tokens, and the data that tokens guard.
 
 use super::word::{TokenWord, WAITER_BITS, Waiting};
-use crate::{Cpu, current, stats::Counter, trace::Event};
+use crate::{Cpu, cpu::TOKEN_LOAD, current, stats::Counter, trace::Event};
 use alloc::sync::{Arc, Weak};
 use core::{
     cell::{Cell, UnsafeCell},
@@ -344,7 +344,7 @@ fn take_all<'s>(here: &'s Cpu, tokens: &'s [&'s Token]) -> Option<Taken<'s>> {
         }
         taken.ours |= 1 << index;
         here.held_tokens.borrow_mut().push(token.key());
-        here.tokens_held.set(here.tokens_held.get() + 1);
+        here.inline_load.set(here.inline_load.get() + TOKEN_LOAD);
         token.0.taken.add(1);
         here.record(Event::TokenTaken, 0, here.running_id(), token.id());
     }
@@ -356,7 +356,9 @@ impl Drop for Taken<'_> {
         for (index, token) in self.tokens.iter().enumerate().rev() {
             if self.ours & 1 << index != 0 {
                 let last = self.here.held_tokens.borrow_mut().pop();
-                self.here.tokens_held.set(self.here.tokens_held.get() - 1);
+                self.here
+                    .inline_load
+                    .set(self.here.inline_load.get() - TOKEN_LOAD);
                 debug_assert_eq!(
                     last,
                     Some(token.key()),

@@ -30,6 +30,7 @@ pub struct Ring {
     slots: AtomicPtr<Slots>,
     next: AtomicU64,
     written: AtomicU64,
+    refused: AtomicU64,
 }
 
 impl Ring {
@@ -43,6 +44,7 @@ impl Ring {
             slots: AtomicPtr::new(core::ptr::null_mut()),
             next: AtomicU64::new(0),
             written: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
         }
     }
 
@@ -67,12 +69,22 @@ impl Ring {
     pub fn push(&self, record: Record) {
         let slots = self.slots().unwrap_or_else(|| self.make());
         let sequence = self.written.load(Ordering::Relaxed);
+        if self.next.load(Ordering::Relaxed) != sequence {
+            // The raw timer entry came in the middle of a push: its own record must not share the slot.
+            self.refused.store(self.refused() + 1, Ordering::Relaxed);
+            return;
+        }
         self.next.store(sequence + 1, Ordering::Relaxed);
         fence(Ordering::Release);
         let slot = &slots[sequence as usize % SIZE];
         slot[0].store(record.time_ns, Ordering::Relaxed);
         slot[1].store(record.word, Ordering::Relaxed);
         self.written.store(sequence + 1, Ordering::Release);
+    }
+
+    /// How many records were not written because they came in the middle of another.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// How many records were ever written.
