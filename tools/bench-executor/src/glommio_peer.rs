@@ -67,10 +67,9 @@ pub fn local_calls(turns: u64) -> Result<Sample> {
         let (ask, requests) = local_channel::new_bounded::<u64>(ROOM);
         let (answer, replies) = local_channel::new_bounded::<u64>(ROOM);
         spawn_local(async move {
-            let mut total = 0u64;
+            let base = 1u64;
             while let Some(n) = requests.recv().await {
-                total = total.wrapping_add(n);
-                if answer.send(total).await.is_err() {
+                if answer.send(base.wrapping_add(n)).await.is_err() {
                     break;
                 }
             }
@@ -100,10 +99,9 @@ fn calls_between(turns: u64, spin: Option<Duration>) -> Result<Sample> {
     let (answer, replies) = shared_channel::new_bounded::<u64>(ROOM);
     let server = on_core(1, spin, move || async move {
         let (requests, answer) = (requests.connect().await, answer.connect().await);
-        let mut total = 0u64;
+        let base = 1u64;
         while let Some(n) = requests.recv().await {
-            total = total.wrapping_add(n);
-            if answer.send(total).await.is_err() {
+            if answer.send(base.wrapping_add(n)).await.is_err() {
                 break;
             }
         }
