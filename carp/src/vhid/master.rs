@@ -22,6 +22,9 @@ pub(super) const BOW_OUTS: u8 = 3;
 pub(super) const BOW_OUT_GAP_NS: u64 = 20_000_000;
 /// Gratuitous ARP is repeated after this many further advertisements.
 const ANNOUNCE_AFTER_ADVERTS: u8 = 2;
+/// And this long after an announcement, each after the one before: frames that the last master had on their way teach
+/// the switches its port once more, and with an advbase of a second nothing else would correct that for a second.
+const ANNOUNCE_AGAIN_NS: [u64; 2] = [10_000_000, 90_000_000];
 
 #[derive(Debug)]
 pub(super) struct Master {
@@ -31,6 +34,8 @@ pub(super) struct Master {
     last_announce_ns: u64,
     /// Advertisements until the gratuitous ARP is repeated; 0: no repeat is due.
     announce_countdown: u8,
+    /// When the announcement is repeated next, and which of [`ANNOUNCE_AGAIN_NS`] that is.
+    announce_again: Option<(u64, usize)>,
     last_answer_ns: Option<u64>,
     leaving: Option<Leaving>,
 }
@@ -49,9 +54,10 @@ impl Master {
     }
 
     pub(super) fn next_deadline_ns(&self) -> u64 {
+        let again_ns = self.announce_again.map_or(u64::MAX, |(at_ns, _)| at_ns);
         self.leaving
             .as_ref()
-            .map_or(self.advert_at_ns, |leaving| leaving.next_ns)
+            .map_or(self.advert_at_ns.min(again_ns), |leaving| leaving.next_ns)
     }
 }
 
@@ -63,6 +69,7 @@ impl Vhid {
             last_advert_ns: now_ns,
             last_announce_ns: now_ns,
             announce_countdown: 0,
+            announce_again: None,
             last_answer_ns: None,
             leaving: None,
         };
@@ -81,6 +88,16 @@ impl Vhid {
         }
         if master.is_leaving() {
             self.bow_out_next(now_ns, actions);
+            return;
+        }
+        if let Some((_, which)) = master.announce_again.filter(|(at_ns, _)| now_ns >= *at_ns) {
+            master.announce_again = again(now_ns, which + 1);
+            self.send_gratuitous_arp(now_ns, actions);
+        }
+        let Phase::Master(master) = &mut self.phase else {
+            return;
+        };
+        if now_ns < master.advert_at_ns {
             return;
         }
         let is_due = match master.announce_countdown {
@@ -267,12 +284,13 @@ impl Vhid {
         }));
     }
 
-    /// Gratuitous ARP now, and again after the second advertisement from here (some switches
-    /// and routers ignore the first).
+    /// Gratuitous ARP now, twice again soon, and again after the second advertisement from here (some
+    /// switches and routers ignore the first).
     fn announce(&mut self, now_ns: u64, actions: &mut Actions) {
         self.send_gratuitous_arp(now_ns, actions);
         if let Phase::Master(master) = &mut self.phase {
             master.announce_countdown = ANNOUNCE_AFTER_ADVERTS;
+            master.announce_again = again(now_ns, 0);
         }
     }
 
@@ -287,4 +305,9 @@ impl Vhid {
             }
         }
     }
+}
+
+fn again(now_ns: u64, which: usize) -> Option<(u64, usize)> {
+    let pause_ns = ANNOUNCE_AGAIN_NS.get(which)?;
+    Some((now_ns.saturating_add(*pause_ns), which))
 }
