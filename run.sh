@@ -33,5 +33,7 @@ esac
 # shellcheck source=scripts/setup.sh
 . scripts/setup.sh
 setup_for "$word"
+program=${CARGO_TARGET_DIR:-target}/debug/anax
+[ -x "$program" ] || setup_say "building the host program (a minute, the first time)"
 "$ANAX_CARGO" build --quiet --locked -p tools
-exec "${CARGO_TARGET_DIR:-target}/debug/anax" "$word" "$@"
+exec "$program" "$word" "$@"

@@ -7,56 +7,80 @@
 #   ANAX_KERNEL_STD                        "shipped": rustup has the target's library; "build": cargo builds it
 #                                          from Debian's rust-web-src (RUSTC_BOOTSTRAP allows -Zbuild-std there)
 # The choice is kept in out/setup.env: a second run reads it, looks whether the files still stand, and starts.
+#
+# First everything that is missing is gathered, then it is installed at one go: who may not install
+# reads one line that names it all, and runs it once.
 
 SETUP_MINIMUM=95 # rustc 1.95: rust-version in Cargo.toml
 SETUP_TARGET=x86_64-unknown-none
 SETUP_FILE=out/setup.env
 SETUP_LOG=out/setup.log
-setup_wanted=()
+SETUP_PYTHON=out/python # a Python environment of our own, for what Debian has no package of
+SETUP_SOURCE_FILE=/etc/apt/sources.list.d/anax-security.list
+SETUP_RUSTUP='curl --proto =https -sSf https://sh.rustup.rs | sh -s -- -y'
+SETUP_CHOICE=(ANAX_CARGO ANAX_RUSTC ANAX_KERNEL_CARGO ANAX_KERNEL_RUSTC ANAX_KERNEL_STD SETUP_LIBRARY)
+
+setup_needed=()   # packages without which the command cannot run
+setup_optional=() # packages without which some tests are skipped
+setup_source=     # the apt source that has to be added first
+setup_by_hand=    # what apt does not have
 
 setup_say() { printf 'setup: %s\n' "$*" >&2; }
 setup_stop() { printf 'run.sh: %s\n' "$*" >&2; exit 1; }
 
-# Root, sudo without a question (or a terminal to ask on), or not at all.
 setup_as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"
-    elif command -v sudo >/dev/null && { [ -t 0 ] || sudo -n true 2>/dev/null; }; then sudo "$@"
-    else return 1; fi
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
+# Root we are, or become by sudo: without a question, or with a terminal to ask it on.
 setup_can_install() {
-    command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || { command -v sudo >/dev/null && { [ -t 0 ] || sudo -n true 2>/dev/null; }; }; }
+    command -v apt-get >/dev/null || return 1
+    [ "$(id -u)" = 0 ] && return 0
+    command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }
 }
 
-setup_refreshed=
-setup_refresh() {
-    [ -z "$setup_refreshed" ] || return 0
-    setup_as_root apt-get update -qq || setup_stop "apt-get update failed; fix it with: check the network and /etc/apt, then run: apt-get update"
-    setup_refreshed=yes
-}
-
-# Bring in packages, or stop with the one line that fixes it.
-setup_install() {
-    local why=$1 fix="apt-get install -y --no-install-recommends ${*:2}"
-    shift
-    setup_can_install || setup_stop "missing $why; fix it with (as root): $fix"
-    setup_say "installing for $why: $* (about a minute; details in $SETUP_LOG)"
-    setup_refresh
-    mkdir -p out
-    setup_as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" \
-        </dev/null >>"$SETUP_LOG" 2>&1 && return 0
-    tail -n 5 "$SETUP_LOG" >&2
-    setup_stop "could not install $why; fix it with (as root): apt-get update && $fix"
-}
-
-# setup_want COMMAND-or-FILE PACKAGE...: note packages whose command or file is not here.
+# setup_want LIST COMMAND-or-FILE PACKAGE...: note packages whose command or file is not here.
 setup_want() {
-    local sign=$1
-    shift
-    case $sign in
-        /*) [ -e "$sign" ] || setup_wanted+=("$@") ;;
-        *) command -v "$sign" >/dev/null || [ -x "/usr/sbin/$sign" ] || setup_wanted+=("$@") ;;
+    local -n list=$1
+    case $2 in
+        /*) [ -e "$2" ] || list+=("${@:3}") ;;
+        *) command -v "$2" >/dev/null || [ -x "/usr/sbin/$2" ] || list+=("${@:3}") ;;
     esac
+}
+
+# The one line that brings everything, for a person to run.
+setup_remedy() {
+    local remedy=''
+    if ! command -v apt-get >/dev/null; then
+        echo "your package manager (these are the packages' names in Debian)${setup_by_hand:+; then (as yourself) $setup_by_hand}"
+        return
+    fi
+    [ -z "$setup_source" ] || remedy="echo '$setup_source' >$SETUP_SOURCE_FILE && "
+    [ $# = 0 ] || remedy+="apt-get update && apt-get install -y --no-install-recommends $*"
+    [ -z "$remedy" ] || remedy="(as root) $remedy"
+    [ -z "$setup_by_hand" ] || remedy+="${remedy:+; then }(as yourself) $setup_by_hand"
+    echo "$remedy"
+}
+
+# Bring in packages, or stop with the line that does.
+setup_install() {
+    local remedy missing="${*}${setup_by_hand:+${*:+ and }Rust 1.$SETUP_MINIMUM or later}"
+    remedy=$(setup_remedy "$@")
+    { [ -z "$setup_by_hand" ] && setup_can_install; } || setup_stop "missing here: $missing; fix it with: $remedy"
+    [ -z "$setup_source" ] || setup_say "adding a package source, for Rust 1.96: $setup_source (in $SETUP_SOURCE_FILE)"
+    [[ " $* " != *" rustc-web "* || ! -d /usr/share/doc/rustc ]] \
+        || setup_say "the packages rustc and cargo here are older than 1.$SETUP_MINIMUM; rustc-web and cargo-web take their place"
+    setup_say "installing: $* (a minute or two; details in $SETUP_LOG)"
+    setup_as_root true || setup_stop "not allowed to install; fix it with: $remedy"
+    mkdir -p out
+    if [ -n "$setup_source" ]; then
+        echo "$setup_source" | setup_as_root tee "$SETUP_SOURCE_FILE" >/dev/null || setup_stop "cannot write $SETUP_SOURCE_FILE; fix it with: $remedy"
+    fi
+    # One source that fails need not be the one we need: whether the update was good shows in the install.
+    { setup_as_root apt-get update -qq || true; setup_as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "$@"; } </dev/null >>"$SETUP_LOG" 2>&1 && return 0
+    tail -n 5 "$SETUP_LOG" >&2
+    setup_stop "apt-get failed (its last lines are above); check the network and /etc/apt, then fix it with: $remedy"
 }
 
 # The version of a rustc, as the minor number of 1.N; 0 when it does not run.
@@ -67,58 +91,17 @@ setup_minor() {
     echo "${version%%.*}"
 }
 
-setup_candidate() { # the version of a package that apt would install now; nothing if none
-    local policy
-    policy=$(apt-cache policy "$1" 2>/dev/null)
-    [[ $policy =~ Candidate:\ ([^\(][^[:space:]]*) ]] && echo "${BASH_REMATCH[1]}"
-}
-
 setup_has_rust_web() { # bookworm itself has 1.85 under this name
-    local version
-    version=$(setup_candidate rustc-web) || return 1
-    version=${version#1.}
-    [ "${version%%.*}" -ge "$SETUP_MINIMUM" ] 2>/dev/null
-}
-
-# Rust 1.96 for Debian 12 lives in bookworm-security, which a bare root may lack.
-setup_debian_security() {
-    setup_has_rust_web && return 0
-    local ID='' VERSION_CODENAME=''
-    # shellcheck source=/dev/null
-    . /etc/os-release
-    [ "$ID" = debian ] || return 1
-    local list=/etc/apt/sources.list.d/anax-security.list
-    local key=/usr/share/keyrings/debian-archive-keyring.gpg
-    setup_say "adding the source $VERSION_CODENAME-security, which has Rust 1.96: $list"
-    printf 'deb [signed-by=%s] http://deb.debian.org/debian-security %s-security main\n' "$key" "$VERSION_CODENAME" \
-        | setup_as_root tee "$list" >/dev/null || return 1
-    setup_refreshed=
-    setup_refresh
-    setup_has_rust_web
-}
-
-setup_debian_rust() {
-    local packages=(rustc-web cargo-web rust-web-src gcc libc6-dev)
-    local fix="apt-get install -y ${packages[*]}"
-    setup_can_install || setup_stop "missing Rust 1.$SETUP_MINIMUM or later; fix it with (as root): $fix   (or install rustup as yourself: https://rustup.rs)"
-    setup_refresh
-    setup_debian_security || return 1
-    setup_install "Rust" "${packages[@]}"
-}
-
-setup_ubuntu_rust() {
-    command -v apt-get >/dev/null || return 1
-    setup_can_install && setup_refresh
-    setup_candidate rustup >/dev/null && setup_install "Rust" rustup gcc libc6-dev ca-certificates
+    local policy
+    policy=$(apt-cache policy rustc-web 2>/dev/null)
+    [[ $policy =~ Candidate:\ 1\.([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge "$SETUP_MINIMUM" ]
 }
 
 # Is this pair of cargo and rustc good for the host? Prints nothing; sets ANAX_CARGO and ANAX_RUSTC.
 setup_try_host() {
     local cargo rustc
     cargo=$(command -v "$1") && rustc=$(command -v "$2") || return 1
-    local minor
-    minor=$(setup_minor "$rustc")
-    [ "$minor" -ge "$SETUP_MINIMUM" ] 2>/dev/null || return 1
+    [ "$(setup_minor "$rustc")" -ge "$SETUP_MINIMUM" ] 2>/dev/null || return 1
     ANAX_CARGO=$cargo ANAX_RUSTC=$rustc
 }
 
@@ -127,26 +110,16 @@ setup_find_host() {
         || setup_try_host /usr/bin/cargo /usr/bin/rustc
 }
 
-setup_rustup_toolchain() { # a rustup that has no (new enough) toolchain yet
-    local rustup
-    rustup=$(command -v rustup || true)
-    [ -n "$rustup" ] || rustup=$HOME/.cargo/bin/rustup
-    [ -x "$rustup" ] || return 1
-    setup_say "installing the stable Rust toolchain by rustup"
-    timeout 600 "$rustup" toolchain install stable --no-self-update --profile minimal --component rustfmt --component clippy --target "$SETUP_TARGET" >&2 || return 1
-    "$rustup" default >/dev/null 2>&1 || timeout 60 "$rustup" default stable >&2
-    setup_find_host
-}
-
 setup_find_kernel() { # the target's library as shipped, or sources to build it from
     local rustc=$ANAX_RUSTC cargo=$ANAX_CARGO root
     root=$("$rustc" --print sysroot)
-    if [ -d "$root/lib/rustlib/$SETUP_TARGET/lib" ]; then
+    SETUP_LIBRARY=$root/lib/rustlib/$SETUP_TARGET/lib
+    if [ -d "$SETUP_LIBRARY" ]; then
         ANAX_KERNEL_STD=shipped
     else
         [ "$(setup_minor /usr/bin/rustc)" -ge "$SETUP_MINIMUM" ] && rustc=/usr/bin/rustc cargo=/usr/bin/cargo
-        root=$("$rustc" --print sysroot)
-        [ -d "$root/lib/rustlib/src/rust/library/core" ] || return 1
+        SETUP_LIBRARY=$("$rustc" --print sysroot)/lib/rustlib/src/rust/library/core
+        [ -d "$SETUP_LIBRARY" ] || return 1
         ANAX_KERNEL_STD=build
     fi
     ANAX_KERNEL_CARGO=$cargo ANAX_KERNEL_RUSTC=$rustc
@@ -154,79 +127,125 @@ setup_find_kernel() { # the target's library as shipped, or sources to build it 
     [ "$ANAX_KERNEL_STD" = build ] || ANAX_KERNEL_RUSTC=$root/bin/rustc
 }
 
-setup_add_target() {
-    command -v rustup >/dev/null || [ -x "$HOME/.cargo/bin/rustup" ] || return 1
-    local rustup=rustup
-    command -v rustup >/dev/null || rustup=$HOME/.cargo/bin/rustup
+setup_find_rust() { setup_find_host && setup_find_kernel; }
+
+# A rustup that is here already brings what is missing, where it reaches its server.
+setup_by_rustup() {
+    local rustup
+    rustup=$(command -v rustup) || rustup=$HOME/.cargo/bin/rustup
+    [ -x "$rustup" ] || return 1
+    if ! setup_find_host; then
+        setup_say "installing the stable Rust toolchain by rustup"
+        timeout 600 "$rustup" toolchain install stable --no-self-update --profile minimal \
+            --component rustfmt --component clippy --target "$SETUP_TARGET" >&2 </dev/null || return 1
+        "$rustup" default >/dev/null 2>&1 || timeout 60 "$rustup" default stable >&2 || return 1
+        setup_find_host || return 1
+    fi
+    setup_find_kernel && return 0
     setup_say "adding the target $SETUP_TARGET by rustup"
-    timeout 300 "$rustup" target add "$SETUP_TARGET" >&2
+    timeout 300 "$rustup" target add "$SETUP_TARGET" >&2 </dev/null && setup_find_kernel
 }
 
-setup_choose_rust() {
-    setup_find_host || setup_rustup_toolchain || {
-        # Ubuntu has rustup as a package; Debian 12 has Rust itself. Either way nothing outside the archive is needed first.
-        { setup_ubuntu_rust && setup_rustup_toolchain; } || { setup_debian_rust && setup_find_host; } \
-            || setup_stop "missing Rust 1.$SETUP_MINIMUM or later; fix it with: curl --proto '=https' -sSf https://sh.rustup.rs | sh"
-    }
-    setup_find_kernel && return 0
-    setup_add_target && setup_find_kernel && return 0
-    setup_debian_rust && setup_find_kernel && return 0
-    setup_stop "missing the Rust target $SETUP_TARGET; fix it with: rustup target add $SETUP_TARGET"
+# Which packages bring Rust: Debian 12 has it under a name of its own, in bookworm-security, which a bare
+# root may lack; later Debians and Ubuntu have rustup. Either way nothing outside the archive is needed first.
+setup_want_rust() {
+    local ID='' VERSION_ID=''
+    # shellcheck source=/dev/null
+    [ ! -r /etc/os-release ] || . /etc/os-release
+    case "$ID $VERSION_ID" in
+        'debian 12')
+            setup_needed+=(rustc-web cargo-web rust-web-src)
+            setup_has_rust_web || grep -rqsE '^[^#]*debian-security' /etc/apt/sources.list /etc/apt/sources.list.d \
+                || setup_source='deb http://deb.debian.org/debian-security bookworm-security main'
+            ;;
+        'debian 1'[3-9] | 'ubuntu 2'[4-9].*) setup_needed+=(rustup ca-certificates) ;;
+        *) setup_by_hand=$SETUP_RUSTUP ;;
+    esac
+}
+
+setup_recall() {
+    [ -f "$SETUP_FILE" ] || return 1
+    local SETUP_LIBRARY=''
+    # shellcheck source=/dev/null
+    . "./$SETUP_FILE"
+    [ -x "${ANAX_CARGO-}" ] && [ -x "${ANAX_RUSTC-}" ] && [ -x "${ANAX_KERNEL_CARGO-}" ] \
+        && [ -x "${ANAX_KERNEL_RUSTC-}" ] && [ -d "$SETUP_LIBRARY" ]
 }
 
 setup_remember() {
     mkdir -p out
     local name
-    for name in ANAX_CARGO ANAX_RUSTC ANAX_KERNEL_CARGO ANAX_KERNEL_RUSTC ANAX_KERNEL_STD; do
+    for name in "${SETUP_CHOICE[@]}"; do
         printf '%s=%q\n' "$name" "${!name}"
     done >"$SETUP_FILE"
 }
 
-setup_recall() {
-    [ -f "$SETUP_FILE" ] || return 1
-    # shellcheck source=/dev/null
-    . "./$SETUP_FILE"
-    [ -x "$ANAX_CARGO" ] && [ -x "$ANAX_RUSTC" ] && [ -x "$ANAX_KERNEL_CARGO" ] && [ -x "$ANAX_KERNEL_RUSTC" ]
+setup_want_for() { # COMMAND
+    setup_want setup_needed qemu-system-x86_64 qemu-system-x86
+    setup_want setup_needed ld.lld lld
+    setup_want setup_needed cc gcc libc6-dev
+    setup_want setup_needed /etc/ssl/certs/ca-certificates.crt ca-certificates
+    local list
+    case $1 in
+        iso) list=setup_needed ;;
+        test) list=setup_optional ;;
+        bench) setup_want setup_optional git git; return ;; # glommio's build script calls it
+        *) return ;;
+    esac
+    setup_want $list grub-mkrescue grub-common
+    setup_want $list /usr/lib/grub/i386-pc/multiboot2.mod grub-pc-bin
+    setup_want $list /usr/lib/grub/x86_64-efi/multiboot2.mod grub-efi-amd64-bin
+    setup_want $list xorriso xorriso
+    setup_want $list mformat mtools
+    [ "$1" = test ] || return 0
+    setup_want $list /usr/share/OVMF ovmf
+    setup_want $list git git
+    setup_want $list ip iproute2
+    setup_want $list ucarp ucarp
+    setup_want $list ping iputils-ping
+    setup_want $list python3 python3
+    setup_python_has_perfetto || setup_want $list /usr/share/python-wheels python3-venv
+    # Ubuntu has Chromium only as a snap, which a test cannot drive.
+    if ! grep -qs '^ID=ubuntu' /etc/os-release && ! command -v chromium-browser google-chrome google-chrome-stable >/dev/null; then
+        setup_want $list chromium chromium
+    fi
+    # Debian's Rust has its linter and formatter in packages of their own; rustup brings them along.
+    if [ "${ANAX_CARGO:-/usr/bin/cargo}" = /usr/bin/cargo ] && [[ " ${setup_needed[*]} " != *" rustup "* ]]; then
+        setup_want $list cargo-clippy rust-web-clippy
+        setup_want $list rustfmt rustfmt-web
+    fi
+}
+
+setup_python_has_perfetto() { python3 -c 'import perfetto.protos.perfetto.trace.perfetto_trace_pb2' 2>/dev/null; }
+
+# The official protos of Perfetto, which check our trace files, exist only as a Python package.
+setup_python() {
+    [ ! -x "$SETUP_PYTHON/bin/python3" ] || export PATH=$PWD/$SETUP_PYTHON/bin:$PATH
+    setup_python_has_perfetto && return 0
+    command -v python3 >/dev/null || return 0
+    setup_say "installing the Python package perfetto into $SETUP_PYTHON"
+    { python3 -m venv "$SETUP_PYTHON" && timeout 300 "$SETUP_PYTHON/bin/python3" -m pip install -q perfetto protobuf; } \
+        </dev/null >>"$SETUP_LOG" 2>&1 || { setup_say "it cannot be had (see $SETUP_LOG): the tests that need it will be skipped"; return 0; }
+    export PATH=$PWD/$SETUP_PYTHON/bin:$PATH
 }
 
 setup_for() {
-    setup_wanted=()
-    setup_want qemu-system-x86_64 qemu-system-x86
-    setup_want ld.lld lld
-    setup_want cc gcc libc6-dev
-    setup_want /etc/ssl/certs ca-certificates
-    [ ${#setup_wanted[@]} = 0 ] || setup_install "./run.sh $1" "${setup_wanted[@]}"
-
-    setup_wanted=()
-    case $1 in iso | test)
-        setup_want grub-mkrescue grub-common
-        setup_want /usr/lib/grub/i386-pc/multiboot2.mod grub-pc-bin
-        setup_want /usr/lib/grub/x86_64-efi/multiboot2.mod grub-efi-amd64-bin
-        setup_want xorriso xorriso
-        setup_want mformat mtools
-        setup_want /usr/share/OVMF/OVMF_CODE.fd ovmf
-        ;;
-    esac
-    case $1 in test | bench)
-        setup_want git git # glommio's build script calls it
-        ;;
-    esac
-    case $1 in test)
-        setup_want ip iproute2
-        setup_want ucarp ucarp
-        setup_want ping iputils-ping
-        setup_want python3 python3
-        ;;
-    esac
-    # Tests whose programs cannot be had are skipped and counted; everything else needs what it asked for.
-    if [ ${#setup_wanted[@]} -gt 0 ]; then
-        if [ "$1" = test ] && ! setup_can_install; then
-            setup_say "not root, so some tests will be skipped; fix it with (as root): apt-get install -y ${setup_wanted[*]}"
-        else
-            setup_install "./run.sh $1" "${setup_wanted[@]}"
-        fi
+    local rust=found
+    if setup_recall; then rust=recalled
+    else setup_find_rust || setup_by_rustup || { rust=wanted; setup_want_rust; }; fi
+    setup_want_for "$1"
+    # Tests whose programs cannot be had are skipped and counted.
+    if [ "${#setup_optional[@]}" -gt 0 ] && [ "${#setup_needed[@]}" = 0 ] && [ -z "$setup_by_hand" ] && ! setup_can_install; then
+        setup_say "cannot install here, so some parts will be skipped; fix it with: $(setup_remedy "${setup_optional[@]}")"
+        setup_optional=()
     fi
-    setup_recall || { setup_choose_rust && setup_remember; }
+    if [ $((${#setup_needed[@]} + ${#setup_optional[@]})) -gt 0 ] || [ -n "$setup_by_hand" ]; then
+        setup_install "${setup_needed[@]}" "${setup_optional[@]}"
+    fi
+    [ $rust != wanted ] || setup_find_rust || setup_by_rustup \
+        || setup_stop "missing Rust 1.$SETUP_MINIMUM or later with the target $SETUP_TARGET; fix it with: $SETUP_RUSTUP -t $SETUP_TARGET"
+    [ $rust = recalled ] || setup_remember
+    [ "$1" != test ] || setup_python
     export ANAX_CARGO ANAX_RUSTC ANAX_KERNEL_CARGO ANAX_KERNEL_RUSTC ANAX_KERNEL_STD
     # The build follows the choice even where another cargo or rustc comes first on the PATH.
     export RUSTC=$ANAX_RUSTC

@@ -36,8 +36,10 @@ pub fn build() -> Result<PathBuf> {
         }
         return Ok(kernel);
     }
-    let mut command = command();
-    let status = command
+    if !kernel.is_file() {
+        eprintln!("setup: building the kernel (a minute or two, the first time)");
+    }
+    let status = command()
         .status()
         .context("cannot run cargo; start this by ./run.sh")?;
     if !status.success() {
