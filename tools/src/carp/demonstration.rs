@@ -90,18 +90,20 @@ impl<N: Node> Demonstration<N> {
             Step::HandOver => {
                 let master = before.unwrap_or(0);
                 let other = 1 - master;
-                let output = self.nodes[master].command("ifconfig carp0 state backup")?;
-                let refused = output
-                    .contains("ifconfig:")
-                    .then(|| output.trim().to_owned());
-                // With preemption the other node may keep it for an instant only.
+                let refused = self.nodes[master].command("ifconfig carp0 down")?;
                 let moved = self.wait(self.patience(), |d| {
-                    d.client.log().answered_since(d.nodes[other].port(), moment)
+                    d.answered_by(other, moment) && d.state(other) == State::Master
                 })?;
-                let settled = self.settle(moment)?;
-                refused
-                    .or(settled)
+                let accepted = self.nodes[master].command("ifconfig carp0 up")?;
+                let back = self.wait(self.patience(), |d| d.master() == Some(master))?;
+                let complaint = [refused, accepted]
+                    .into_iter()
+                    .find(|output| output.contains("ifconfig:"))
+                    .map(|output| output.trim().to_owned());
+                complaint
+                    .or(self.settle(moment)?)
                     .or_else(|| (!moved).then(|| "the other node never answered".to_owned()))
+                    .or_else(|| (!back).then(|| "it did not come back".to_owned()))
             }
             Step::Cut => {
                 let master = before.unwrap_or(0);
@@ -134,7 +136,7 @@ impl<N: Node> Demonstration<N> {
             Step::Start => "1. both nodes are started".to_owned(),
             Step::Crash => format!("2. {name}, the master, is killed (SIGKILL)"),
             Step::Return => "3. the killed node returns and preempts".to_owned(),
-            Step::HandOver => format!("4. {name} hands over on purpose"),
+            Step::HandOver => format!("4. {name} hands over on purpose, and comes back"),
             Step::Cut => format!("5. the LAN is cut in two: {name} | the other node, the client"),
             Step::Heal => "   the LAN is whole again".to_owned(),
         }

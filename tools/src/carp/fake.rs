@@ -30,7 +30,7 @@ const ADVERT_INTERVAL: Duration = Duration::from_millis(5);
 struct Shared {
     running: AtomicBool,
     state: AtomicU8,
-    step_down: AtomicBool,
+    down: AtomicBool,
     stop: AtomicBool,
 }
 
@@ -70,7 +70,7 @@ impl Fake {
         let shared = Arc::new(Shared {
             running: AtomicBool::new(false),
             state: AtomicU8::new(0),
-            step_down: AtomicBool::new(false),
+            down: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         });
         let mut brain = Brain {
@@ -127,8 +127,9 @@ impl Node for Fake {
 
     fn command(&mut self, line: &str) -> Result<String> {
         match line {
-            "ifconfig carp0 state backup" => {
-                self.shared.step_down.store(true, Ordering::SeqCst);
+            "ifconfig carp0 down" | "ifconfig carp0 up" => {
+                let down = line.ends_with("down");
+                self.shared.down.store(down, Ordering::SeqCst);
                 Ok(String::new())
             }
             "ifconfig carp0" => {
@@ -160,13 +161,16 @@ impl Brain {
                 self.last_advert = Instant::now();
                 self.become_state(State::Backup, "initialized");
             }
+            if self.shared.down.load(Ordering::SeqCst) {
+                if self.state == State::Master {
+                    self.advertise(BOW_OUT);
+                    self.become_state(State::Backup, "by request");
+                }
+                self.last_advert = Instant::now();
+                continue;
+            }
             if let Some(frame) = frame {
                 self.receive(&frame.bytes);
-            }
-            if self.shared.step_down.swap(false, Ordering::SeqCst) && self.state == State::Master {
-                self.advertise(BOW_OUT);
-                self.last_advert = Instant::now();
-                self.become_state(State::Backup, "by request");
             }
             if self.state == State::Backup && self.last_advert.elapsed() > self.master_down {
                 self.become_state(State::Master, "master timed out");
