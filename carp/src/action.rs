@@ -128,6 +128,10 @@ pub enum Action {
     /// Send [`Repr::to_bytes`] from the virtual MAC and the real IPv4 address, TTL 255, and
     /// report the outcome to `on_send_ok` or `on_send_error`.
     SendAdvert(Repr),
+    /// Send [`Repr::to_bytes`] as above, but from the *interface's own* MAC address: we are not MASTER any more. It
+    /// follows the state change, so it leaves after every answer we gave as MASTER, and the master that hears it
+    /// announces itself behind all of them. From the virtual MAC it would move that address to our port once more.
+    SendFarewell(Repr),
     /// Broadcast an ARP request with this address as sender and target, from the virtual MAC.
     SendGratuitousArp(Ipv4Addr),
     /// Log it; take or give up the addresses on every CPU, before the actions that follow.

@@ -277,7 +277,10 @@ fn master_that_was_frozen_reasserts_or_yields() {
     let heard = bench.hear(8000, peer(1, 0));
     assert_eq!(
         heard,
-        ["MASTER>BACKUP more frequent advertisement received"]
+        [
+            "MASTER>BACKUP more frequent advertisement received",
+            "farewell"
+        ]
     );
     assert_eq!(bench.run(11_390), NOTHING);
 }
@@ -292,4 +295,16 @@ fn demoted_master_at_advbase_0_keeps_its_pace() {
     let told = words(&bench.vhid.set_demotion(0, "test", 3));
     assert_eq!(told[1], "advert 0/4 demote 3");
     assert_eq!(bench.run(16), ["10 garp", "15 advert 0/4 demote 3"]);
+}
+
+/// Found by the demonstration: after a healed partition the loser's last answers moved the virtual MAC back to its port,
+/// and nobody corrected the switch for a whole interval.
+#[test]
+fn a_master_that_yields_says_so_and_the_better_one_announces_itself() {
+    let mut loser = Bench::master(skew(100));
+    let better = peer(1, 0);
+    let heard = loser.hear(5000, better);
+    assert_eq!(heard[1], "farewell", "after the state change: {heard:?}");
+    let mut winner = Bench::master(skew(0));
+    assert_eq!(winner.hear(5000, peer(1, 100))[1..], ["garp", "advert 1/0"]);
 }

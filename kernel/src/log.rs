@@ -26,8 +26,8 @@ use crate::platform::Machine;
 
 /// Lines the queue holds until the console task takes them.
 const QUEUE_LINES: usize = 256;
-/// Bytes of text in one line.
-const TEXT_BYTES: usize = 108;
+/// Bytes of text in one line: what CARP says of a wrong password, its longest names put in, is 122.
+const TEXT_BYTES: usize = 140;
 /// Lines that `dmesg` remembers.
 const DMESG_LINES: usize = 1024;
 /// The CPU of a line written where there is no current CPU.

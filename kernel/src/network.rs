@@ -151,10 +151,13 @@ impl Lan for NetworkLan {
     fn send(
         &self,
         interface: InterfaceIndex,
-        vhid: u8,
+        vhid: Option<u8>,
         packet: RawIpv4<'_>,
     ) -> Result<(), DropReason> {
-        self.0.send_from_virtual(interface, vhid, &packet)
+        match vhid {
+            Some(vhid) => self.0.send_from_virtual(interface, vhid, &packet),
+            None => self.0.send_from_interface(interface, &packet),
+        }
     }
 }
 

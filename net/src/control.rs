@@ -228,6 +228,16 @@ impl Network {
             .drive(|stack, now_ns| stack.send_from_virtual(now_ns, interface, vhid, raw))
     }
 
+    /// Sends a raw packet by an interface, from the interface's own MAC address.
+    pub fn send_from_interface(
+        &self,
+        interface: InterfaceIndex,
+        raw: &RawIpv4<'_>,
+    ) -> Result<(), DropReason> {
+        self.shared
+            .drive(|stack, now_ns| stack.send_from_interface(now_ns, interface, raw))
+    }
+
     /// Has `handler` called, on CPU 0, with every packet of an IP protocol that none of ours is.
     /// It must not wait; a handler that has more to do posts to a port. The last one registered counts.
     pub async fn register_protocol(

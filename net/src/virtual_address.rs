@@ -70,6 +70,23 @@ impl CpuStack {
         sent
     }
 
+    /// Sends a raw packet by `interface` from the interface's own MAC address.
+    pub fn send_from_interface(
+        &mut self,
+        now_ns: u64,
+        interface: InterfaceIndex,
+        raw: &RawIpv4<'_>,
+    ) -> Result<(), DropReason> {
+        self.now_ns = now_ns;
+        let mac = self
+            .tables
+            .interface(interface)
+            .and_then(|config| config.mac);
+        let sent = self.raw_output(interface, mac, raw);
+        self.count_output(sent);
+        sent
+    }
+
     fn raw_output(
         &mut self,
         interface: InterfaceIndex,

@@ -275,13 +275,24 @@ impl Vhid {
     fn send_advert(&mut self, timing: Timing, actions: &mut Actions) {
         self.counters.sent += 1;
         self.counters.bow_outs_sent += u64::from(timing.is_bow_out());
-        actions.push(Action::SendAdvert(Repr {
+        actions.push(Action::SendAdvert(self.advert(timing)));
+    }
+
+    /// After we have stepped down for a better master: it hears a worse one and announces itself, behind whatever we had
+    /// on our way to the clients. (ucarp sends such an advertisement too, before it steps down.)
+    pub(super) fn say_farewell(&mut self, actions: &mut Actions) {
+        self.counters.sent += 1;
+        actions.push(Action::SendFarewell(self.advert(self.effective_timing())));
+    }
+
+    fn advert(&self, timing: Timing) -> Repr {
+        Repr {
             vhid: self.number(),
             timing,
             demotion: self.demotions.total(),
             cookie: self.cookie,
             digest: self.authenticator.digest(&self.cookie),
-        }));
+        }
     }
 
     /// Gratuitous ARP now, twice again soon, and again after the second advertisement from here (some

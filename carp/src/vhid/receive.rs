@@ -220,6 +220,7 @@ impl Vhid {
         if is_theirs_better {
             let reason = Reason::MoreFrequentAdvertisement;
             self.become_backup(now_ns, reason, Some((source, Rank::of(repr))), actions);
+            self.say_farewell(actions);
             return;
         }
         if self.is_settled_master(now_ns) {

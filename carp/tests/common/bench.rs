@@ -144,6 +144,7 @@ pub fn words(actions: &Actions) -> Vec<String> {
                 demotion => format!("advert {advbase}/{advskew} demote {demotion}"),
             }
         }
+        Action::SendFarewell(_) => "farewell".into(),
         Action::SendGratuitousArp(_) => "garp".into(),
         Action::StateChanged(c) => format!("{}>{} {}", c.from, c.to, c.reason),
         Action::DemotionChanged(change) => change.to_string(),

@@ -123,7 +123,9 @@ impl Lan {
         let actions = input(&mut self.nodes[index].vhid, self.now_ns);
         for action in actions {
             match action {
-                Action::SendAdvert(repr) => self.broadcast(index, repr.to_bytes()),
+                Action::SendAdvert(repr) | Action::SendFarewell(repr) => {
+                    self.broadcast(index, repr.to_bytes());
+                }
                 Action::SendGratuitousArp(_) => self.nodes[index].last_garp_ns = self.now_ns,
                 _ => {}
             }

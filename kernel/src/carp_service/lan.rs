@@ -61,14 +61,14 @@ pub trait Lan: 'static {
     /// If nothing was sent.
     fn announce(&self, interface: InterfaceIndex, vhid: u8) -> Result<(), DropReason>;
 
-    /// Sends a packet from the virtual MAC address of a vhid.
+    /// Sends a packet from the virtual MAC address of a vhid, or from the interface's own.
     ///
     /// # Errors
     /// If it was not sent.
     fn send(
         &self,
         interface: InterfaceIndex,
-        vhid: u8,
+        vhid: Option<u8>,
         packet: RawIpv4<'_>,
     ) -> Result<(), DropReason>;
 }

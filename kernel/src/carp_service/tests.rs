@@ -109,7 +109,12 @@ impl Lan for FakeLan {
         Ok(())
     }
 
-    fn send(&self, _: InterfaceIndex, _: u8, packet: RawIpv4<'_>) -> Result<(), DropReason> {
+    fn send(
+        &self,
+        _: InterfaceIndex,
+        _: Option<u8>,
+        packet: RawIpv4<'_>,
+    ) -> Result<(), DropReason> {
         for (number, sink) in self.wire.sinks.borrow().iter().enumerate() {
             if number != self.number && !self.wire.cut.get() {
                 sink(Input::Advert {

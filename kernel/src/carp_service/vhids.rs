@@ -405,11 +405,12 @@ async fn carry_out<L: Lan>(lan: &L, running: &mut Running, actions: Actions) {
     while let Some(action) = left.pop_front() {
         // One call announces all addresses of the vhid; the machine asks for one after another.
         let announcing = matches!(action, Action::SendGratuitousArp(_));
+        let from = (!matches!(action, Action::SendFarewell(_))).then_some(number);
         match action {
-            Action::SendAdvert(advert) => {
+            Action::SendAdvert(advert) | Action::SendFarewell(advert) => {
                 let sent = lan.send(
                     interface,
-                    number,
+                    from,
                     RawIpv4 {
                         protocol: PROTOCOL,
                         ttl: TTL,

@@ -223,8 +223,9 @@ async fn show_carp(context: &Context, status: &CarpStatus) {
     if let Some(parent) = &status.parent {
         line.push_str(&alloc::format!(" carpdev {parent}"));
     }
-    if let Some(vhid) = status.vhid {
-        line.push_str(&alloc::format!(" vhid {vhid}"));
+    match status.vhid {
+        Some(vhid) => line.push_str(&alloc::format!(" vhid {vhid}")),
+        None => line.push_str(" vhid (none, set one)"),
     }
     let timing = status.timing;
     line.push_str(&alloc::format!(
