@@ -26,7 +26,7 @@ use crate::platform::Machine;
 
 /// Lines the queue holds until the console task takes them.
 const QUEUE_LINES: usize = 256;
-/// Bytes of text in one line: what CARP says of a wrong password, its longest names put in, is 122.
+/// Bytes of text in one line: what CARP says of a wrong password, its longest names put in, is 120.
 const TEXT_BYTES: usize = 140;
 /// Lines that `dmesg` remembers.
 const DMESG_LINES: usize = 1024;

@@ -1,7 +1,7 @@
 //! `lan`: the virtual LAN alone, for VMs of your own, with its faults at your fingertips.
 
 use std::io::{BufRead, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -38,10 +38,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     std::fs::create_dir_all(&arguments.directory)
         .with_context(|| format!("cannot create {}", arguments.directory.display()))?;
     let lan = Lan::start(&arguments.directory, arguments.pcap.as_deref())?;
-    for name in &arguments.ports {
+    for (name, number) in arguments.ports.iter().zip(1..) {
         lan.add_port(name)?;
-        let socket = lan.socket(name);
-        println!("{name}: ./run.sh boot --net {}", socket.display());
+        println!("{}", boot_line(name, number, &lan.socket(name)));
     }
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
@@ -70,6 +69,13 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             Err(RecvTimeoutError::Disconnected) => return Ok(ExitCode::SUCCESS),
         }
     }
+}
+
+/// What boots a node at this port. Each has its own number: two nodes with one MAC address would
+/// take each other's frames.
+fn boot_line(name: &str, number: usize, socket: &Path) -> String {
+    let socket = socket.display();
+    format!("./run.sh boot --net {socket} --net-number {number} --append hostname={name}")
 }
 
 /// Carries out one line.
@@ -118,6 +124,15 @@ fn obey(lan: &Lan, line: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_port_gets_a_node_with_a_name_and_a_mac_address_of_its_own() {
+        let line = boot_line("b", 2, Path::new("/run/lan/b.sock"));
+        assert_eq!(
+            line,
+            "./run.sh boot --net /run/lan/b.sock --net-number 2 --append hostname=b"
+        );
+    }
 
     #[test]
     fn lines_change_links_and_bad_lines_say_what_there_is() {
