@@ -50,19 +50,19 @@ pub fn build() -> Result<PathBuf> {
 
 /// The cargo command that builds the kernel.
 fn command() -> Command {
+    let mut command = cargo("build");
+    command.args(["--profile", "kernel", "--bin", "anax"]);
+    command
+}
+
+/// `cargo word` for the kernel's own crate on its target, with the standard library that
+/// scripts/setup.sh chose.
+pub fn cargo(word: &str) -> Command {
     let variable = |name: &str, otherwise: &str| env::var(name).unwrap_or(otherwise.to_owned());
     let mut command = Command::new(variable("ANAX_KERNEL_CARGO", "cargo"));
     command.current_dir(host::checkout()).stdin(Stdio::null());
-    command.args([
-        "build",
-        "--quiet",
-        "--locked",
-        "--profile",
-        "kernel",
-        "--target",
-        TARGET,
-    ]);
-    command.args(["-p", "kernel", "--bin", "anax", "--features", "pc64"]);
+    command.args([word, "--quiet", "--locked", "--target", TARGET]);
+    command.args(["-p", "kernel", "--features", "pc64"]);
     if let Ok(rustc) = env::var("ANAX_KERNEL_RUSTC") {
         command.env("RUSTC", rustc);
     }
