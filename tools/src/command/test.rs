@@ -241,8 +241,10 @@ fn tests(mut command: Command, arguments: &Arguments) -> Result<Tally> {
     if let Some(output) = child.stdout.take() {
         for line in BufReader::new(output).lines() {
             let line = line?;
-            if reader.read(&line) || arguments.verbose {
-                println!("{line}");
+            match reader.read(&line) {
+                Some(shown) => println!("{shown}"),
+                None if arguments.verbose => println!("{line}"),
+                None => {}
             }
         }
     }
@@ -281,8 +283,8 @@ impl Reader {
         }
     }
 
-    /// Takes a line; whether a person wants to see it.
-    fn read(&mut self, line: &str) -> bool {
+    /// Takes a line; what of it a person wants to see.
+    fn read(&mut self, line: &str) -> Option<String> {
         match line {
             "successes:" => self.in_successes = true,
             "failures:" => self.in_successes = false,
@@ -298,8 +300,7 @@ impl Reader {
             && self.in_successes
         {
             self.said_skipped += 1;
-            println!("SKIPPED: {}: {why}", self.test);
-            return false;
+            return Some(format!("SKIPPED: {}: {why}", self.test));
         }
         if let Some(counts) = line.strip_prefix("test result: ") {
             self.in_successes = false;
@@ -321,12 +322,12 @@ impl Reader {
                 failed: count("failed"),
                 skipped: count("ignored"),
             });
-            return count("failed") > 0;
+            return (count("failed") > 0).then(|| line.to_owned());
         }
         let noise = line.is_empty()
             || line.starts_with("running ")
             || (line.starts_with("test ") && !line.ends_with("FAILED"));
-        !self.in_successes && !noise
+        (!self.in_successes && !noise).then(|| line.to_owned())
     }
 }
 
@@ -358,7 +359,10 @@ test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
     #[test]
     fn results_are_counted_and_only_failures_are_shown() {
         let mut reader = Reader::default();
-        let shown: Vec<&str> = OUTPUT.lines().filter(|line| reader.read(line)).collect();
+        let shown: Vec<String> = OUTPUT
+            .lines()
+            .filter_map(|line| reader.read(line))
+            .collect();
         assert_eq!(
             reader.tally(),
             Tally {
@@ -372,6 +376,7 @@ test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
             text.contains("test three ... FAILED") && text.contains("it broke"),
             "{text}"
         );
+        assert!(text.contains("SKIPPED: two: no root"), "{text}");
         assert!(
             !text.contains("chatter") && !text.contains("test one"),
             "{text}"
