@@ -20,6 +20,8 @@ pub(super) struct Settings {
     pub addresses: Vec<Ipv4Prefix>,
     /// A state to be forced once the settings are in force.
     pub force: Option<WantedState>,
+    /// Reasons to be demoted. One of weight 0 is to be taken back, and is forgotten at the next change.
+    pub demotions: Vec<(String, u8)>,
 }
 
 impl Settings {
@@ -34,6 +36,7 @@ impl Settings {
             config,
             addresses: Vec::new(),
             force: None,
+            demotions: Vec::new(),
         }
     }
 
@@ -41,6 +44,7 @@ impl Settings {
     pub fn changed(&self, changes: &[Change]) -> Result<Self, CarpError> {
         let mut settings = self.clone();
         settings.force = None;
+        settings.demotions.retain(|(_, weight)| *weight > 0);
         for change in changes {
             match change {
                 Change::Up => settings.up = true,
@@ -65,6 +69,10 @@ impl Settings {
                 Change::Advbase(advbase) => settings.config.timing.advbase = *advbase,
                 Change::Advskew(advskew) => settings.config.timing.advskew = *advskew,
                 Change::State(state) => settings.force = Some(*state),
+                Change::Demote(name, weight) => {
+                    settings.demotions.retain(|(known, _)| known != name);
+                    settings.demotions.push((name.clone(), *weight));
+                }
             }
         }
         settings.config.check()?;

@@ -209,6 +209,35 @@ fn an_orderly_stop_hands_over_before_the_master_down_time() {
 }
 
 #[test]
+fn a_demoted_master_hands_over_and_takes_back_when_the_reason_is_gone() {
+    on_a_node(|| async {
+        let [(_, first), (_, second)] = two_nodes().await;
+        first.set_preempt(true);
+        second.set_preempt(true);
+        configure(&first, "ifconfig carp0 demote disk 20")
+            .await
+            .unwrap();
+        until("the less demoted is master", async || {
+            state(&second).await == State::Master && state(&first).await == State::Backup
+        })
+        .await;
+        // A reason outlives the state it caused, and an orderly stop.
+        configure(&first, "ifconfig carp0 down").await.unwrap();
+        configure(&first, "ifconfig carp0 up").await.unwrap();
+        let report = first.report().await.interfaces.remove(0);
+        assert_eq!(report.demotions, [("disk".into(), 20)]);
+        configure(&first, "ifconfig carp0 demote disk 0")
+            .await
+            .unwrap();
+        until("the faster preempts again", async || {
+            state(&first).await == State::Master && state(&second).await == State::Backup
+        })
+        .await;
+        assert!(first.report().await.interfaces[0].demotions.is_empty());
+    });
+}
+
+#[test]
 fn a_cut_makes_two_masters_and_its_healing_one() {
     on_a_node(|| async {
         let [(first_lan, first), (second_lan, second)] = two_nodes().await;

@@ -352,6 +352,10 @@ async fn apply<L: Lan>(
         .collect();
     let actions = running.vhid.configure(now_ns(), settings.config.clone())?;
     carry_out(lan, running, actions).await;
+    for (reason, weight) in &settings.demotions {
+        let actions = running.vhid.set_demotion(now_ns(), reason, *weight);
+        carry_out(lan, running, actions).await;
+    }
     // A vhid that was told to stay down is stopped before it hears that everything else is there.
     let actions = if settings.up {
         running.vhid.start(now_ns())

@@ -27,7 +27,7 @@ pub(super) const COMMANDS: &[Command] = &[Command {
             ifconfig IF [ADDRESS/LENGTH] [-alias ADDRESS] [up | down]\n\
             ifconfig carp0 create | destroy | vhaddr\n\
             ifconfig carp0 [vhid N] [pass WORD] [advbase N] [advskew N] [ADDRESS/LENGTH]\n\
-            \x20              [state master|backup] [up | down]",
+            \x20              [state master|backup] [demote REASON WEIGHT] [up | down]",
     complete: |context, words| match words.len() {
         1 => {
             let statuses = context.services.network.interfaces();
@@ -45,6 +45,7 @@ pub(super) const COMMANDS: &[Command] = &[Command {
             "advbase",
             "advskew",
             "state",
+            "demote",
             "master",
             "backup",
             "create",
@@ -136,6 +137,7 @@ async fn change_device(
             Change::Advbase(_) => "advbase",
             Change::Advskew(_) => "advskew",
             Change::State(_) => "state",
+            Change::Demote(..) => "demote",
             Change::Up | Change::Down | Change::Address(..) | Change::RemoveAddress(_) => continue,
         };
         let reason = "only carp interfaces have it; `ifconfig carp0 create` makes one";

@@ -19,8 +19,11 @@ use crate::commands::arguments::{
 
 const AN_ADDRESS: &str = "an address with its prefix length, such as 192.0.2.10/24";
 const A_WORD: &str = "up, down, an address such as 192.0.2.10/24, -alias, vhid, pass, advbase, \
-                      advskew, state, create, destroy or vhaddr";
+                      advskew, state, demote, create, destroy or vhaddr";
 const AN_INTERFACE: &str = "an interface name, such as vtnet0 or carp0";
+const A_REASON: &str = "the name of a reason, at most 32 bytes, and its weight";
+/// Longest name of a reason to be demoted.
+const MAX_REASON_BYTES: usize = 32;
 /// Longest interface name (IFNAMSIZ less its NUL).
 const MAX_NAME_BYTES: usize = 15;
 
@@ -69,6 +72,9 @@ pub enum Change {
     Advskew(u8),
     /// `state master`, `state backup`.
     State(WantedState),
+    /// `demote REASON WEIGHT`: a named reason why this node should rather not be master; 0 takes it
+    /// back.
+    Demote(String, u8),
 }
 
 /// The CARP states that can be asked for.
@@ -145,6 +151,12 @@ fn parse_changes(words: &mut Arguments<'_>) -> Result<Vec<Change>, ArgumentError
                 "backup" | "BACKUP" => WantedState::Backup,
                 word => return Err(unknown(word, "master or backup")),
             }),
+            "demote" => match words.word(A_REASON)? {
+                reason if (1..=MAX_REASON_BYTES).contains(&reason.len()) => {
+                    Change::Demote(reason.into(), words.byte("weight", 0..=255)?)
+                }
+                reason => return Err(unknown(reason, A_REASON)),
+            },
             "create" | "destroy" | "vhaddr" => {
                 let reason = "must come right after the interface's name";
                 return Err(ArgumentError::Conflict {
@@ -192,7 +204,7 @@ fn check_repeats(changes: &[Change]) -> Result<(), ArgumentError> {
         Change::Advbase(_) => Some("advbase"),
         Change::Advskew(_) => Some("advskew"),
         Change::State(_) => Some("state"),
-        Change::Address(..) | Change::RemoveAddress(_) => None,
+        Change::Address(..) | Change::RemoveAddress(_) | Change::Demote(..) => None,
     };
     for (index, change) in changes.iter().enumerate() {
         if let Some(name) = single(change)
@@ -311,6 +323,17 @@ mod tests {
                     ],
                 ),
             ),
+            (
+                "ifconfig carp0 demote 'disk slow' 20 demote boot 0",
+                configure(
+                    "carp0",
+                    false,
+                    vec![
+                        Change::Demote("disk slow".into(), 20),
+                        Change::Demote("boot".into(), 0),
+                    ],
+                ),
+            ),
             ("ifconfig carp0 pass up", {
                 configure("carp0", false, vec![Change::Password("up".into())])
             }),
@@ -337,6 +360,10 @@ mod tests {
             ("ifconfig carp0 advbase 256", ["`256`", "from 0 to 255"]),
             ("ifconfig carp0 pass", ["`pass`", "the password"]),
             ("ifconfig carp0 state init", ["`init`", "master or backup"]),
+            ("ifconfig carp0 demote", ["`demote`", "name of a reason"]),
+            ("ifconfig carp0 demote '' 1", ["``", "name of a reason"]),
+            ("ifconfig carp0 demote disk", ["weight", "nothing follows"]),
+            ("ifconfig carp0 demote disk 256", ["`256`", "from 0 to 255"]),
             ("ifconfig carp0 up create", ["`create`", "right after"]),
             ("ifconfig carp0 destroy now", ["`now`", "end of the line"]),
             ("ifconfig carp0 vhid 1 vhid 2", ["`vhid`", "twice"]),
