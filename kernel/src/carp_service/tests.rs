@@ -322,6 +322,7 @@ fn wrong_requests_are_refused_and_change_nothing() {
         for (line, needle) in [
             ("ifconfig carp0 create", "exists already"),
             ("ifconfig carp0 -alias 192.0.2.77", "no address 192.0.2.77"),
+            ("ifconfig carp2 state master", "takes no part yet"),
             ("ifconfig carp2 vhid 4 192.0.2.9/24", "has vhid 4"),
         ] {
             let error = configure(&carp, line).await.unwrap_err().to_string();

@@ -275,7 +275,11 @@ impl<L: Lan> Vhids<L> {
             retire(&self.lan, running).await;
         }
         let (Some(number), Some(parent)) = (number, parent) else {
-            return Ok(());
+            let interface = &mut self.interfaces[index];
+            return match interface.settings.force.take() {
+                Some(_) => Err(CarpError::NotRunning(interface.name.clone())),
+                None => Ok(()),
+            };
         };
         if self.interfaces[index].running.is_none() {
             self.lan.join(parent, Ipv4Addr::from(GROUP)).await;
