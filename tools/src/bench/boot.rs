@@ -95,6 +95,8 @@ pub fn run(runs: u32, mut say: impl FnMut(&str)) -> Result<Vec<Row>> {
             let first = &rows[0];
             let row = Row {
                 row: "the same beside Linux and busybox".to_owned(),
+                // Judged by its own limit, whatever the first row's says.
+                ok: true,
                 ..first.clone()
             };
             rows.insert(1, row.beside("Linux", linux).at_most(linux));
