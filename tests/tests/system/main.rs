@@ -8,4 +8,5 @@ mod carp;
 mod console;
 mod iso;
 mod network;
+mod trace;
 mod ucarp;
