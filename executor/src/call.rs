@@ -5,7 +5,7 @@
 //! allocation and one cache line each way. The inline paths are inlined always: a `Call` returned in memory is written
 //! in parts and read back as a whole, a stall longer than all the rest of an inline answer.
 
-use crate::{Cpu, current, ipi, reply::ReplySlot, thread::ThreadRef};
+use crate::{Cpu, ipi, reply::ReplySlot, thread::ThreadRef};
 use alloc::sync::Arc;
 use core::{
     fmt,
@@ -90,7 +90,7 @@ impl<R> Drop for Call<R> {
 /// A call in flight, in one allocation: its reply slot, and what travels to another CPU.
 pub(crate) struct Flight<R, C: ?Sized> {
     pub(crate) reply: ReplySlot<R>,
-    /// The CPU that waits; null outside of every CPU.
+    /// The CPU that waits; null outside of every CPU of the server's node.
     caller: *const Cpu,
     pub(crate) cargo: C,
 }
@@ -109,10 +109,11 @@ impl<T> Cargo for T {}
 pub(crate) type Slot<R> = Arc<Flight<R, dyn Cargo>>;
 
 impl<R, C> Flight<R, C> {
-    pub(crate) fn new(cargo: C) -> Arc<Self> {
+    /// `caller` is the current CPU if its node is the server's; else null, for it may be gone before the reply comes.
+    pub(crate) fn new(caller: *const Cpu, cargo: C) -> Arc<Self> {
         Arc::new(Self {
             reply: ReplySlot::default(),
-            caller: current::pointer(),
+            caller,
             cargo,
         })
     }

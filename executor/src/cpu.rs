@@ -47,6 +47,7 @@ const LOOKS_PER_PAUSE: u32 = 16;
 /// What a device's interrupt runs: acknowledge and wake, no more.
 pub type InterruptHandler = Rc<dyn Fn()>;
 
+mod ending;
 mod interrupts;
 mod observe;
 
@@ -76,6 +77,7 @@ pub struct Cpu {
     /// Set while the loop is about to set the hardware timer, for a timer interrupt that comes just then.
     setting_timer: Cell<bool>,
     watch_ns: Cell<u64>,
+    watched_since_ns: Cell<u64>,
     watched_poll: Cell<u64>,
     polls: Cell<u64>,
     /// The last clock reading of the loop. Owner.
@@ -89,6 +91,8 @@ pub struct Cpu {
     pub(crate) outbound: Box<[Outbound]>,
     pub(crate) backlog: Cell<u32>,
     stopping: Cell<bool>,
+    /// The loop or a step of it runs. Owner.
+    looping: Cell<bool>,
     heap: Heap,
     /// What other CPUs read, away from what the owner writes.
     place: CachePadded<Place>,
@@ -131,6 +135,7 @@ impl Cpu {
             armed_ns: Cell::new(u64::MAX),
             setting_timer: Cell::new(false),
             watch_ns: Cell::new(u64::MAX),
+            watched_since_ns: Cell::new(0),
             watched_poll: Cell::new(0),
             polls: Cell::new(0),
             now_ns: Cell::new(0),
@@ -142,6 +147,7 @@ impl Cpu {
             outbound: (0..count).map(|_| Outbound::new()).collect(),
             backlog: Cell::new(0),
             stopping: Cell::new(false),
+            looping: Cell::new(false),
             heap: Heap::new(),
             place: CachePadded(Place {
                 id,
@@ -211,13 +217,9 @@ impl Cpu {
     /// Runs this CPU's threads until the node stops, then drops what is left of them. Owner.
     ///
     /// # Panics
-    /// When called anywhere but on this CPU, or from within a thread.
+    /// When called anywhere but on this CPU, or from within a thread, a handler or a message.
     pub fn run(&self) {
-        assert!(
-            ptr::eq(current::pointer(), self),
-            "a CPU's loop runs on that CPU"
-        );
-        assert!(self.running.get().is_null(), "a CPU's loop does not nest");
+        self.begin_loop();
         self.critical.set(1);
         self.now_ns.set(self.node().clock_ns());
         let polled_clock = self.node().platform().timer_is_polled();
@@ -248,13 +250,45 @@ impl Cpu {
             }
         }
         self.abandon_threads();
+        self.looping.set(false);
     }
 
-    /// Runs at most one message batch, timer batch or thread: a step of a simulator. False: nothing to do. Owner.
+    /// Panics unless the caller is this CPU. What is the owner's is not atomic.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn assert_current(&self) {
+        assert!(
+            ptr::eq(current::pointer(), self),
+            "this is for the CPU itself: use run_on"
+        );
+    }
+
+    #[track_caller]
+    fn begin_loop(&self) {
+        self.assert_current();
+        assert!(!self.looping.replace(true), "a CPU's loop does not nest");
+    }
+
+    /// Runs at most one message batch, timer batch or thread: a step of a simulator. False: nothing to do. The step that
+    /// finds the node stopped drops the threads that are left. Owner.
+    ///
+    /// # Panics
+    /// As [`run`](Self::run).
     pub fn step(&self) -> bool {
+        self.begin_loop();
+        let something = self.one_step();
+        self.looping.set(false);
+        something
+    }
+
+    fn one_step(&self) -> bool {
         if !self.inbox.is_quiet() {
             self.drain();
             return true;
+        }
+        if self.stopping.get() {
+            self.abandon_threads();
+            return false;
         }
         if self.pending.load(Ordering::Relaxed) != 0 {
             self.replay();
@@ -404,21 +438,6 @@ impl Cpu {
         crate::ipi::send_arrival(to, thread_ref);
     }
 
-    fn abandon_threads(&self) {
-        while self.run_queue.pop().is_some() {}
-        // SAFETY: threads on the list are alive; this is the owner, outside of any poll.
-        while let Some(thread) = unsafe { self.all_threads.get().as_ref() } {
-            if !thread.finished.get() {
-                // SAFETY: owner, outside of a poll.
-                unsafe { thread.abandon() };
-            }
-            drop(self.disown(thread));
-            while self.run_queue.pop().is_some() {}
-        }
-        self.timers.clear();
-        self.token_waiters.borrow_mut().clear();
-    }
-
     /// Handles the messages of everybody who told this CPU. Owner, at a poll point.
     pub(crate) fn drain(&self) {
         let bits = self.inbox.collect();
@@ -495,47 +514,6 @@ impl Cpu {
         moved
     }
 
-    /// Sets the hardware timer earlier if something is due earlier. Owner.
-    pub(crate) fn arm_timer(&self) {
-        let wanted = self.timers.next_ns().min(match self.watch_ns.get() {
-            never if never >= u64::MAX - 1 => u64::MAX,
-            watch => watch,
-        });
-        if wanted < self.armed_ns.get() {
-            self.set_hardware_timer(wanted);
-        }
-    }
-
-    fn set_hardware_timer(&self, deadline_ns: u64) {
-        self.setting_timer.set(true);
-        self.armed_ns.set(deadline_ns);
-        let deadline = (deadline_ns != u64::MAX).then_some(deadline_ns);
-        self.node().platform().set_timer(deadline);
-        self.setting_timer.set(false);
-        if let Some(deadline) = deadline {
-            let us = deadline.saturating_sub(self.now_ns.get()) / 1000;
-            self.record(
-                trace::Event::TimerArm,
-                0,
-                0,
-                us.min(u64::from(u32::MAX)) as u32,
-            );
-        }
-    }
-
-    /// Wakes whom a due timer waits for. Owner, at a poll point.
-    pub(crate) fn fire_timers(&self) {
-        let now = self.node().clock_ns();
-        self.now_ns.set(now);
-        while let Some((due_ns, waker)) = self.timers.pop_due(now) {
-            self.stats.timers_fired.add(1);
-            let late_us = ((now - due_ns) / 1000).min(u64::from(u32::MAX));
-            self.record(trace::Event::TimerFire, 0, 0, late_us as u32);
-            waker.wake();
-        }
-        self.arm_timer();
-    }
-
     /// Nothing is runnable: sleep until something is. Owner.
     fn idle(&self) {
         let platform = self.node().platform();
@@ -585,27 +563,14 @@ impl Cpu {
     }
 
     /// Sends the running thread to `target` when its poll ends. Owner, in a poll.
+    ///
+    /// # Panics
+    /// If the thread's future need not be Send: it must not move.
     pub(crate) fn request_migration(&self, target: CpuId) {
         // SAFETY: what runs is alive.
-        if let Some(thread) = unsafe { self.running.get().as_ref() } {
-            thread.migrate_to.set(Some(target));
-        }
-    }
-
-    /// Ends the loop at its next turn. Owner; others use [`Node::stop`].
-    pub(crate) fn stop(&self) {
-        self.stopping.set(true);
-    }
-}
-
-impl Drop for Cpu {
-    fn drop(&mut self) {
-        for ring in &mut self.inbound {
-            let ring = *ring.get_mut();
-            if !ring.is_null() {
-                // SAFETY: published by `Outbound`, which gave it to the target; nobody sends to a dropped CPU.
-                drop(unsafe { Box::from_raw(ring) });
-            }
+        match unsafe { self.running.get().as_ref() } {
+            Some(thread) if thread.movable => thread.migrate_to.set(Some(target)),
+            _ => panic!("only a thread made by spawn_movable can move"),
         }
     }
 }

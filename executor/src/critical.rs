@@ -55,7 +55,8 @@ impl Drop for Section {
         let cpu = current::current();
         let depth = cpu.critical.get();
         debug_assert!(depth > 0, "a critical section ended twice");
-        cpu.critical.set(depth - 1);
+        // A section that another thread ends by mistake must not count the depth below zero.
+        cpu.critical.set(depth.saturating_sub(1));
         if depth == 1 && cpu.pending.load(Ordering::Relaxed) != 0 {
             cpu.replay_interrupts();
         }

@@ -18,14 +18,20 @@ use alloc::{boxed::Box, collections::VecDeque, sync::Arc};
 use core::{
     cell::{Cell, RefCell},
     future::poll_fn,
+    mem::ManuallyDrop,
     ptr,
     sync::atomic::Ordering,
 };
 
-/// One message. Having one tells you that `run` may be called with its words exactly once, on its target.
+/// What a message runs: its target and two words. Without a target (the node went before the message was run) it drops
+/// what the words stand for.
+pub(crate) type Run = unsafe fn(Option<&Cpu>, usize, usize);
+
+/// One message. Having one tells you that `run` may be called with its words exactly once, on its target. One that is
+/// dropped instead drops what it carries.
 #[derive(Debug)]
 pub(crate) struct Message {
-    run: unsafe fn(&Cpu, usize, usize),
+    run: Run,
     a: usize,
     b: usize,
 }
@@ -35,10 +41,12 @@ impl Message {
     fn boxed<F: FnOnce(&Cpu) + Send>(f: F) -> Self {
         /// # Safety
         /// `a` is the box made below.
-        unsafe fn run<F: FnOnce(&Cpu)>(cpu: &Cpu, a: usize, _: usize) {
+        unsafe fn run<F: FnOnce(&Cpu)>(cpu: Option<&Cpu>, a: usize, _: usize) {
             // SAFETY: as above; run once.
             let f = unsafe { Box::from_raw(ptr::with_exposed_provenance_mut::<F>(a)) };
-            f(cpu);
+            if let Some(cpu) = cpu {
+                f(cpu);
+            }
         }
         Self {
             run: run::<F>,
@@ -50,8 +58,16 @@ impl Message {
     /// # Safety
     /// Called once, on the message's target.
     pub(crate) unsafe fn run(self, cpu: &Cpu) {
+        let message = ManuallyDrop::new(self);
         // SAFETY: the caller's promise.
-        unsafe { (self.run)(cpu, self.a, self.b) }
+        unsafe { (message.run)(Some(cpu), message.a, message.b) }
+    }
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        // SAFETY: never run, and not used again.
+        unsafe { (self.run)(None, self.a, self.b) }
     }
 }
 
@@ -89,6 +105,12 @@ impl Outbound {
             // SAFETY: a backlog exists, so the ring does.
             unsafe { &*self.ring.get() }.ask_for_room();
         }
+    }
+
+    /// Drops the backlog, when the node goes. True: there was one.
+    pub(crate) fn discard(&self) -> bool {
+        let backlog = self.backlog.take();
+        !backlog.is_empty()
     }
 
     /// Moves what fits from the backlog into the ring. True: something did.
@@ -186,8 +208,8 @@ pub fn send_to(target: &Cpu, f: impl FnOnce(&Cpu) + Send + 'static) {
 /// As [`send_to`], with a function and a word instead of a closure in a box.
 ///
 /// # Safety
-/// `run` may be called once with `a`, on `target`, in a hard section.
-pub(crate) unsafe fn send_word(target: &Cpu, run: unsafe fn(&Cpu, usize, usize), a: usize) {
+/// `run` may be called once with `a`, on `target`, in a hard section, or with no CPU at all.
+pub(crate) unsafe fn send_word(target: &Cpu, run: Run, a: usize) {
     send(target, Message { run, a, b: 0 });
 }
 
@@ -209,9 +231,10 @@ fn unpack_waker(b: usize) -> Option<(u8, u32)> {
 pub(crate) fn send_reply_wake(target: &Cpu, thread: ThreadRef) {
     /// # Safety
     /// `a` is a counted thread pointer.
-    unsafe fn run(cpu: &Cpu, a: usize, b: usize) {
+    unsafe fn run(cpu: Option<&Cpu>, a: usize, b: usize) {
         // SAFETY: made below; run once.
         let thread = unsafe { ThreadRef::from_raw(ptr::with_exposed_provenance(a)) };
+        let Some(cpu) = cpu else { return };
         if ptr::eq(thread.owner.load(Ordering::Acquire), cpu) {
             cpu.schedule_for(&thread, unpack_waker(b));
         } else {
@@ -234,9 +257,10 @@ pub(crate) fn send_reply_wake(target: &Cpu, thread: ThreadRef) {
 pub(crate) fn send_wake(target: *const Cpu, thread: ThreadRef) {
     /// # Safety
     /// `a` is a counted thread pointer.
-    unsafe fn run(cpu: &Cpu, a: usize, b: usize) {
+    unsafe fn run(cpu: Option<&Cpu>, a: usize, b: usize) {
         // SAFETY: made below; run once.
         let thread = unsafe { ThreadRef::from_raw(ptr::with_exposed_provenance(a)) };
+        let Some(cpu) = cpu else { return };
         let owner = thread.owner.load(Ordering::Acquire);
         if !ptr::eq(owner, cpu) {
             // It has moved on: chase it. The mark stays set, so there is still one message.
@@ -248,8 +272,8 @@ pub(crate) fn send_wake(target: *const Cpu, thread: ThreadRef) {
             .mark
             .clear(|| cpu.schedule_for(&thread, unpack_waker(b)));
     }
-    // SAFETY: the owner of a thread that is not finished is alive; a finished thread's CPU is too, because a node
-    // drops its CPUs only after every thread's waker is gone from them.
+    // SAFETY: the owner of a thread that has not ended is alive: a node abandons its threads before it drops its CPUs,
+    // and `Header::wake` goes no further once a thread has ended.
     let target = unsafe { &*target };
     let header: *const Header = thread.into_raw();
     send(
@@ -266,9 +290,15 @@ pub(crate) fn send_wake(target: *const Cpu, thread: ThreadRef) {
 pub(crate) fn send_arrival(target: &Cpu, thread: ThreadRef) {
     /// # Safety
     /// `a` is a counted thread pointer, whose owner is `cpu`.
-    unsafe fn run(cpu: &Cpu, a: usize, _: usize) {
+    unsafe fn run(cpu: Option<&Cpu>, a: usize, _: usize) {
         // SAFETY: made below; run once.
         let thread = unsafe { ThreadRef::from_raw(ptr::with_exposed_provenance(a)) };
+        let Some(cpu) = cpu else {
+            // SAFETY: it is in transit, so it has no owner but this message. What is dropped here may be dropped
+            // anywhere: a closure that was sent, or a future that may move.
+            unsafe { thread.abandon() };
+            return;
+        };
         // One that moves is in transit; any other is new, and is made here as far as the trace goes.
         if !thread.in_transit.get() {
             cpu.record_spawn(&thread);

@@ -4,7 +4,11 @@ use crate::{
     Builder, Cpu, CpuId, JoinHandle, Platform, ipi,
     trace::{ClassMask, Record},
 };
-use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use alloc::{
+    boxed::Box,
+    sync::{Arc, Weak},
+    vec::Vec,
+};
 use conquer_once::noblock::OnceCell;
 use core::{
     any::Any,
@@ -13,9 +17,12 @@ use core::{
 };
 
 /// A kernel: its CPUs and what they share. Lives until its last `Arc` goes, which must be after every CPU's loop has
-/// ended.
+/// ended, and after every other thread of the host has returned from a wake or a send. Wakers and port handles may be
+/// kept, and used, for longer.
 pub struct Node {
-    cpus: Box<[Cpu]>,
+    this: Weak<Self>,
+    /// Shared with nobody; weakly by what keeps a CPU's address to compare it.
+    cpus: Arc<[Cpu]>,
     platform: Arc<dyn Platform>,
     accounting: AtomicU32,
     trace_mask: AtomicU32,
@@ -37,7 +44,8 @@ impl Node {
             (1..=4096).contains(&cpu_count),
             "a node has 1 to 4096 CPUs, not {cpu_count}"
         );
-        let node = Arc::new(Self {
+        let node = Arc::new_cyclic(|this| Self {
+            this: this.clone(),
             cpus: (0..cpu_count)
                 .map(|id| Cpu::new(CpuId(id as u16), cpu_count))
                 .collect(),
@@ -49,10 +57,20 @@ impl Node {
             kernel: OnceCell::uninit(),
             next_thread: AtomicU32::new(1),
         });
-        for cpu in &node.cpus {
+        for cpu in node.cpus() {
             cpu.set_node(Arc::as_ptr(&node));
         }
         node
+    }
+
+    /// This node, for what may outlive it.
+    pub(crate) fn weak(&self) -> Weak<Self> {
+        self.this.clone()
+    }
+
+    /// Keeps the addresses of the CPUs, not the CPUs: none of another node will have one of them.
+    pub(crate) fn addresses(&self) -> Weak<[Cpu]> {
+        Arc::downgrade(&self.cpus)
     }
 
     /// CPU `id`.
@@ -146,7 +164,7 @@ impl Node {
     /// Records these trace classes from now on, on every CPU.
     pub fn set_trace_mask(&self, mask: ClassMask) {
         self.trace_mask.store(mask.0, Ordering::Relaxed);
-        for cpu in &self.cpus {
+        for cpu in self.cpus() {
             cpu.trace_mask.store(mask.0, Ordering::Relaxed);
         }
     }
@@ -154,7 +172,7 @@ impl Node {
     /// The newest `count` trace records of every CPU, merged by time: for a panic, when the CPUs have stopped.
     pub fn last_trace_records(&self, count: usize) -> Vec<(CpuId, Record)> {
         let mut all = Vec::new();
-        for cpu in &self.cpus {
+        for cpu in self.cpus() {
             cpu.trace_ring()
                 .last(count, |record| all.push((cpu.id(), record)));
         }
@@ -175,8 +193,19 @@ impl Node {
 
     /// Ends every CPU's loop at its next turn. What threads remain are dropped by their own CPUs.
     pub fn stop(&self) {
-        for cpu in &self.cpus {
+        for cpu in self.cpus() {
             ipi::send_to(cpu, Cpu::stop);
         }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // What was on its way wakes and sends as it is dropped, so all of it goes before the first CPU does.
+        while self
+            .cpus
+            .iter()
+            .fold(false, |some, cpu| cpu.discard_messages() | some)
+        {}
     }
 }

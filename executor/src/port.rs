@@ -14,13 +14,16 @@
 //! Source: DragonFly `lwkt_msgport`; the typed form is argued in docs/decisions/typed-ports.md.
 
 use crate::{
-    Call, Cpu, CpuId,
+    Call, Cpu, CpuId, Node,
     call::{Flight, Slot},
     critical, current, ipi,
     sync::CachePadded,
     trace::Event,
 };
-use alloc::{collections::VecDeque, sync::Arc};
+use alloc::{
+    collections::VecDeque,
+    sync::{Arc, Weak},
+};
 use core::{
     cell::{Cell, RefCell},
     fmt,
@@ -155,6 +158,11 @@ struct Request<S: Server, M> {
 /// is the owner's.
 struct Inner<S: Server> {
     owner: *const Cpu,
+    cpu: CpuId,
+    /// A handle may outlive the node, and with it the owner.
+    node: Weak<Node>,
+    /// Keeps the owner's address from naming a CPU of another node.
+    _addresses: Weak<[Cpu]>,
     hot: CachePadded<Hot<S>>,
 }
 
@@ -210,20 +218,31 @@ impl<S: Server> Drop for Shared<S> {
         let Some(last) = Arc::into_inner(inner).map(alloc::boxed::Box::new) else {
             return;
         };
-        if current::pointer().is_null() {
-            // Outside of every CPU: the node has stopped, and with it the port's CPU.
-            return;
-        }
         last.busy.set(true);
         struct Moved<S: Server>(
             #[expect(dead_code, reason = "carried only to be dropped")] alloc::boxed::Box<Inner<S>>,
         );
         // SAFETY: the last handle is gone, so the box moves to the owner CPU with nobody else looking.
         unsafe impl<S: Server> Send for Moved<S> {}
-        // SAFETY: a port's CPU outlives its node's running.
-        let owner = unsafe { &*last.owner };
-        let moved = Moved(last);
-        ipi::send_to(owner, move |_| drop(moved));
+        let (owner, node) = (last.owner, last.node.clone());
+        let mut moved = Some(Moved(last));
+        with_owner(owner, &node, |owner| {
+            let moved = moved.take();
+            ipi::send_to(owner, move |_| drop(moved));
+        });
+        // Not sent: the node is gone, and nobody shares with the server any more.
+        drop(moved);
+    }
+}
+
+/// Gives the CPU that a port lives on to `f`, unless its node is gone.
+fn with_owner(owner: *const Cpu, node: &Weak<Node>, f: impl FnOnce(&Cpu)) {
+    // The Weak keeps the node's address from being used again, so that an equal address is the same node.
+    let here = current::try_current().is_some_and(|here| ptr::eq(here.node(), node.as_ptr()));
+    let node = if here { None } else { node.upgrade() };
+    if here || node.is_some() {
+        // SAFETY: this CPU belongs to the same node, or the node is held for the time of the call.
+        f(unsafe { &*owner });
     }
 }
 
@@ -311,8 +330,12 @@ impl<S: Server> Port<S> {
     /// # Panics
     /// Outside of every CPU.
     pub fn new(server: S) -> Self {
+        let here = current::current();
         let inner = Inner {
-            owner: ptr::from_ref(current::current()),
+            owner: ptr::from_ref(here),
+            cpu: here.id(),
+            node: here.node().weak(),
+            _addresses: here.node().addresses(),
             hot: CachePadded(Hot {
                 server,
                 busy: Cell::new(false),
@@ -342,15 +365,18 @@ impl<S: Server> Port<S> {
     /// The next queued message. One thread at a time may wait here.
     pub async fn receive(&self) -> S::Work {
         poll_fn(|context| {
-            if let Some(work) = self.try_receive() {
-                return Poll::Ready(work);
-            }
-            let old = self.inner.receiver.take();
-            let keep = old.filter(|old| old.will_wake(context.waker()));
-            self.inner
-                .receiver
-                .set(keep.or_else(|| Some(context.waker().clone())));
-            Poll::Pending
+            // One section: a post from an interrupt handler must not come between the look and the waker.
+            critical::section(|| {
+                if let Some(work) = self.try_receive() {
+                    return Poll::Ready(work);
+                }
+                let old = self.inner.receiver.take();
+                let keep = old.filter(|old| old.will_wake(context.waker()));
+                self.inner
+                    .receiver
+                    .set(keep.or_else(|| Some(context.waker().clone())));
+                Poll::Pending
+            })
         })
         .await
     }
@@ -409,8 +435,7 @@ impl<S: Server> fmt::Debug for PortRef<S> {
 impl<S: Server> PortRef<S> {
     /// The CPU that the port lives on.
     pub fn cpu(&self) -> CpuId {
-        // SAFETY: a port's CPU outlives its handles' use: the node stops first.
-        unsafe { &*self.inner.owner }.id()
+        self.inner.cpu
     }
 
     /// Sends a request. The message is on its way (or answered) when this returns; the future gives the reply.
@@ -444,11 +469,12 @@ impl<S: Server> PortRef<S> {
     {
         type Sent<S, M> = Flight<<M as Message>::Reply, Cell<Option<Request<S, M>>>>;
         /// # Safety
-        /// `a` is the counted flight made below, and this is the owner CPU.
-        unsafe fn arrive<S: Serve<M>, M: Message>(_: &Cpu, a: usize, _: usize) {
+        /// `a` is the counted flight made below, and this is the owner CPU or none.
+        unsafe fn arrive<S: Serve<M>, M: Message>(cpu: Option<&Cpu>, a: usize, _: usize) {
             // SAFETY: as above; run once.
             let slot = unsafe { Arc::from_raw(ptr::with_exposed_provenance::<Sent<S, M>>(a)) };
-            if let Some(Request { port, message, id }) = slot.cargo.take() {
+            let request = slot.cargo.take().filter(|_| cpu.is_some());
+            if let Some(Request { port, message, id }) = request {
                 port.enqueue(Pending {
                     message: Some(message),
                     id,
@@ -456,14 +482,20 @@ impl<S: Server> PortRef<S> {
                 });
             }
         }
-        let flight = Flight::new(Cell::new(Some(Request {
-            id: queued(self.inner.owner),
+        let same_node = current::try_current()
+            .filter(|here| ptr::eq(here.node(), self.inner.node.as_ptr()))
+            .map_or(ptr::null(), ptr::from_ref);
+        let request = Request {
+            id: queued(self.inner.cpu),
             port: self.inner.clone(),
             message,
-        })));
-        let sent = Arc::into_raw(flight.clone()).expose_provenance();
-        // SAFETY: as in `cpu`; the count just made goes with the message.
-        unsafe { ipi::send_word(&*self.inner.owner, arrive::<S, M>, sent) };
+        };
+        let flight = Flight::new(same_node, Cell::new(Some(request)));
+        with_owner(self.inner.owner, &self.inner.node, |owner| {
+            let sent = Arc::into_raw(flight.clone()).expose_provenance();
+            // SAFETY: the count just made goes with the message.
+            unsafe { ipi::send_word(owner, arrive::<S, M>, sent) };
+        });
         flight
     }
 
@@ -479,7 +511,7 @@ impl<S: Server> PortRef<S> {
             return;
         };
         if let Put::Later(message) = self.inner.try_put(here, message) {
-            let id = queued(self.inner.owner);
+            let id = queued(self.inner.cpu);
             self.inner.enqueue(Pending {
                 message: Some(message),
                 id,
@@ -493,30 +525,28 @@ impl<S: Server> PortRef<S> {
         M: Message<Reply = ()> + Send,
         S: Serve<M>,
     {
-        let id = queued(self.inner.owner);
+        let id = queued(self.inner.cpu);
         let inner = self.inner.clone();
         let pending = Pending {
             message: Some(message),
             id,
             slot: None,
         };
-        // SAFETY: as in `cpu`.
-        let owner = unsafe { &*self.inner.owner };
-        ipi::send_to(owner, move |_| inner.enqueue(pending));
+        with_owner(self.inner.owner, &self.inner.node, |owner| {
+            ipi::send_to(owner, move |_| inner.enqueue(pending));
+        });
     }
 }
 
 /// Counts and traces a message that is queued, and gives its number: the sender's CPU in the top six bits.
-fn queued(owner: *const Cpu) -> u32 {
+fn queued(port: CpuId) -> u32 {
     let Some(here) = current::try_current() else {
         return 0;
     };
     here.stats.ports_queued.add(1);
     let id =
         u32::from(here.id().0 & 63) << 26 | (here.stats.ports_queued.get() as u32 & 0x3ff_ffff);
-    // SAFETY: as in `PortRef::cpu`.
-    let owner = unsafe { &*owner }.id();
-    here.record(Event::PortQueue, owner.0 as u8, here.running_id(), id);
+    here.record(Event::PortQueue, port.0 as u8, here.running_id(), id);
     id
 }
 
@@ -534,8 +564,8 @@ fn call_local<S: Serve<M>, M: Message>(inner: &Inner<S>, here: &Cpu, message: M)
 /// Outlined as [`PortRef::send_call`] is.
 #[inline(never)]
 fn queue_call<S: Serve<M>, M: Message>(inner: &Inner<S>, message: M) -> Slot<M::Reply> {
-    let slot = Flight::new(());
-    let id = queued(inner.owner);
+    let slot = Flight::new(inner.owner, ());
+    let id = queued(inner.cpu);
     inner.enqueue(Pending {
         message: Some(message),
         id,

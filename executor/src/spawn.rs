@@ -42,7 +42,7 @@ impl Builder {
     /// Outside of every CPU.
     #[track_caller]
     pub fn spawn<F: Future + 'static>(self, future: F) -> JoinHandle<F::Output> {
-        self.make(current::current(), current::current(), future)
+        self.make(current::current(), current::current(), false, future)
     }
 
     /// Spawns on `cpu` the future that `build` makes there.
@@ -67,7 +67,7 @@ impl Builder {
         B: FnOnce() -> F + Send + 'static,
     {
         let here = current::try_current().unwrap_or(target);
-        self.make(here, target, async move { build().await })
+        self.make(here, target, false, async move { build().await })
     }
 
     /// Spawns on this CPU a thread that may move by [`Mobile::migrate_to`].
@@ -82,7 +82,7 @@ impl Builder {
         B: FnOnce(Mobile) -> F,
     {
         let future = build(Mobile { _private: () });
-        self.make(current::current(), current::current(), future)
+        self.make(current::current(), current::current(), true, future)
     }
 
     #[track_caller]
@@ -90,11 +90,13 @@ impl Builder {
         self,
         here: &Cpu,
         target: &Cpu,
+        movable: bool,
         future: F,
     ) -> JoinHandle<F::Output> {
         let site = Location::caller();
         let id = target.node().next_thread_id();
-        let (ours, handle) = thread::create(target, id, self.name, site, self.priority, future);
+        let (name, priority) = (self.name, self.priority);
+        let (ours, handle) = thread::create(target, id, name, site, priority, movable, future);
         if core::ptr::eq(current::pointer(), here) {
             here.stats.threads_spawned.add(1);
         }
@@ -145,7 +147,9 @@ where
     Builder::new(name).spawn_movable(build)
 }
 
-/// Having a `Mobile` tells you: this thread's whole future is Send, so it may move.
+/// Given to the closure that builds a movable thread's future, which moves by it.
+///
+/// It can be given away, so it proves nothing: that the running thread's whole future is Send is checked at the move.
 #[derive(Debug)]
 pub struct Mobile {
     _private: (),
@@ -155,7 +159,7 @@ impl Mobile {
     /// Moves the thread to `cpu`; ready at once if it is there. What comes after runs there.
     ///
     /// # Panics
-    /// If the node has no such CPU.
+    /// If the node has no such CPU, or the thread that awaits it was not made by [`spawn_movable`].
     pub fn migrate_to(&self, cpu: CpuId) -> Migrate<'_> {
         Migrate {
             target: cpu,

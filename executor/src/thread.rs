@@ -42,6 +42,8 @@ use futures_util::task::AtomicWaker;
 pub(crate) const JOIN_DONE: u8 = 1;
 /// Nobody will ask for the output.
 pub(crate) const JOIN_DETACHED: u8 = 2;
+/// Its CPU has stopped: there will be no output.
+const JOIN_ABANDONED: u8 = 4;
 
 /// The part of a thread that does not depend on its future's type.
 #[repr(C)]
@@ -68,6 +70,8 @@ pub(crate) struct Header {
     pub(crate) id: u32,
     pub(crate) name: &'static str,
     pub(crate) site: &'static Location<'static>,
+    /// Its whole future is Send.
+    pub(crate) movable: bool,
     joiner: AtomicWaker,
 }
 
@@ -165,6 +169,7 @@ pub(crate) fn create<F: Future + 'static>(
     name: &'static str,
     site: &'static Location<'static>,
     priority: Priority,
+    movable: bool,
     future: F,
 ) -> (ThreadRef, ThreadRef) {
     let block = Box::new(Block {
@@ -192,6 +197,7 @@ pub(crate) fn create<F: Future + 'static>(
             id,
             name,
             site,
+            movable,
             joiner: AtomicWaker::new(),
         },
         stage: UnsafeCell::new(Stage::Running(future)),
@@ -266,6 +272,7 @@ impl Header {
     /// The caller is the owner CPU, outside of any poll of this thread.
     pub(crate) unsafe fn abandon(&self) {
         self.finished.set(true);
+        self.join.fetch_or(JOIN_ABANDONED, Ordering::AcqRel);
         // SAFETY: the owner touches an unfinished stage alone.
         unsafe { (self.vtable.clear)(self) };
     }
@@ -284,7 +291,9 @@ impl Header {
 
     #[cold]
     fn wake_from_afar(&self) {
-        if self.mark.set() {
+        // A waker may outlive the thread's node; the owner that it names may be gone.
+        let ended = JOIN_DONE | JOIN_ABANDONED;
+        if self.join.load(Ordering::Acquire) & ended == 0 && self.mark.set() {
             self.refs.fetch_add(1, Ordering::Relaxed);
             // SAFETY: the count above travels with the message.
             let thread = unsafe { ThreadRef::from_raw(self) };

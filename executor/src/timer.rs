@@ -11,6 +11,7 @@ use core::{
     cell::{Cell, RefCell},
     fmt,
     future::Future,
+    mem,
     pin::{Pin, pin},
     task::{Context, Poll, Waker},
     time::Duration,
@@ -71,13 +72,13 @@ impl Timers {
     }
 
     fn update(&self, key: Key, waker: &Waker) -> bool {
+        let mut new = waker.clone();
+        // What a combinator's waker does as it goes may cancel a timer, so it goes after the borrow has ended.
         match self.waiting.borrow_mut().get_mut(&key) {
-            Some(old) => {
-                old.clone_from(waker);
-                true
-            }
-            None => false,
+            Some(old) => mem::swap(old, &mut new),
+            None => return false,
         }
+        true
     }
 
     pub(crate) fn pop_due(&self, now_ns: u64) -> Option<(u64, Waker)> {

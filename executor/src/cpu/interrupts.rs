@@ -8,6 +8,9 @@ use super::{Cpu, InterruptHandler, PENDING_INTERRUPT, PENDING_TIMER};
 use crate::{critical, trace};
 use core::{panic::Location, sync::atomic::Ordering};
 
+/// The watchdog is off: any value of `watch_ns` but MAX keeps its cold path away until the next idle.
+const OFF: u64 = u64::MAX - 1;
+
 /// A poll that has run longer than the watchdog's budget, as seen from the timer interrupt.
 #[derive(Clone, Copy, Debug)]
 pub struct Overrun {
@@ -71,12 +74,20 @@ impl Cpu {
     /// Registers what device interrupt `line` of this CPU runs: acknowledge and wake, no more. Owner.
     ///
     /// The handler runs in a hard section, at once or, when the interrupt came in a critical section, at its end.
+    ///
+    /// # Panics
+    /// On another CPU.
     pub fn on_interrupt(&self, line: u8, handler: InterruptHandler) {
+        self.assert_current();
         critical::section_on(self, || self.handlers.borrow_mut().insert(line, handler));
     }
 
     /// Called by the platform's raw entry, interrupts off: device interrupt `line` came. Owner.
+    ///
+    /// # Panics
+    /// On another CPU.
     pub fn interrupt(&self, line: u8) {
+        self.assert_current();
         self.stats.interrupts.add(1);
         if self.critical.get() == 0 {
             self.handle_interrupt(line);
@@ -89,7 +100,11 @@ impl Cpu {
 
     /// Called by the platform's raw entry, interrupts off: the one-shot timer has run out. The timers fire at the next
     /// poll point. Returns the poll that has overrun the watchdog's budget, to be reported with where it is now. Owner.
+    ///
+    /// # Panics
+    /// On another CPU.
     pub fn interrupt_timer(&self) -> Option<Overrun> {
+        self.assert_current();
         self.stats.timer_interrupts.add(1);
         // If the loop was interrupted while it set the timer, it will set the hardware when it goes on, and what it
         // has noted is right; the timer that has run out is the one before.
@@ -105,22 +120,67 @@ impl Cpu {
         self.stats.doorbells_received.add(1);
     }
 
+    /// Sets the hardware timer earlier if something is due earlier. Owner.
+    pub(crate) fn arm_timer(&self) {
+        let wanted = self.timers.next_ns().min(match self.watch_ns.get() {
+            never if never >= u64::MAX - 1 => u64::MAX,
+            watch => watch,
+        });
+        if wanted < self.armed_ns.get() {
+            self.set_hardware_timer(wanted);
+        }
+    }
+
+    pub(super) fn set_hardware_timer(&self, deadline_ns: u64) {
+        self.setting_timer.set(true);
+        self.armed_ns.set(deadline_ns);
+        let deadline = (deadline_ns != u64::MAX).then_some(deadline_ns);
+        self.node().platform().set_timer(deadline);
+        self.setting_timer.set(false);
+        if let Some(deadline) = deadline {
+            let us = deadline.saturating_sub(self.now_ns.get()) / 1000;
+            self.record(
+                trace::Event::TimerArm,
+                0,
+                0,
+                us.min(u64::from(u32::MAX)) as u32,
+            );
+        }
+    }
+
+    /// Wakes whom a due timer waits for. Owner, at a poll point.
+    pub(crate) fn fire_timers(&self) {
+        let now = self.node().clock_ns();
+        self.now_ns.set(now);
+        while let Some((due_ns, waker)) = self.timers.pop_due(now) {
+            self.stats.timers_fired.add(1);
+            let late_us = ((now - due_ns) / 1000).min(u64::from(u32::MAX));
+            self.record(trace::Event::TimerFire, 0, 0, late_us as u32);
+            waker.wake();
+        }
+        self.arm_timer();
+    }
+
     pub(super) fn check_watchdog(&self) -> Option<Overrun> {
         if self.watch_ns.get() == u64::MAX {
+            return None;
+        }
+        let budget = self.node().watchdog_ns();
+        if budget == 0 {
+            self.watch_ns.set(OFF);
             return None;
         }
         let now = self.node().clock_ns();
         // SAFETY: what runs is alive.
         let thread = unsafe { self.running.get().as_ref() };
-        let budget = self.node().watchdog_ns();
         let Some(thread) = thread.filter(|_| self.watched_poll.get() == self.polls.get()) else {
             // Another poll than the one we saw begin, or none: watch the current one from here.
             self.watched_poll.set(self.polls.get());
-            self.watch_ns.set(if self.running.get().is_null() {
-                u64::MAX
+            if self.running.get().is_null() {
+                self.watch_ns.set(u64::MAX);
             } else {
-                now + budget
-            });
+                self.watch_from(now, budget);
+            }
             self.arm_from_interrupt();
             return None;
         };
@@ -128,14 +188,12 @@ impl Cpu {
             self.arm_from_interrupt();
             return None;
         }
-        let ran_ns = now - (self.watch_ns.get() - budget);
+        let ran_ns = now.saturating_sub(self.watched_since_ns.get());
         self.stats.overruns.add(1);
-        self.record(
-            trace::Event::WatchdogOverrun,
-            0,
-            thread.id,
-            (ran_ns / 1_000_000) as u32,
-        );
+        if self.trace.is_made() {
+            let ran_ms = (ran_ns / 1_000_000) as u32;
+            self.record(trace::Event::WatchdogOverrun, 0, thread.id, ran_ms);
+        }
         // Once for this poll: it is silent until the next one has begun.
         self.watched_poll.set(self.polls.get().wrapping_add(1));
         self.watch_ns.set(u64::MAX);
@@ -157,12 +215,17 @@ impl Cpu {
     pub(super) fn arm_watchdog(&self) {
         let budget = self.node().watchdog_ns();
         if budget == 0 {
-            // Off: any value but MAX keeps this cold path away until the next idle.
-            self.watch_ns.set(u64::MAX - 1);
+            self.watch_ns.set(OFF);
             return;
         }
         self.watched_poll.set(self.polls.get() + 1);
-        self.watch_ns.set(self.node().clock_ns() + budget);
+        self.watch_from(self.node().clock_ns(), budget);
         self.arm_timer();
+    }
+
+    /// The budget may be changed before it has run out, so when it began is kept too.
+    fn watch_from(&self, now_ns: u64, budget_ns: u64) {
+        self.watched_since_ns.set(now_ns);
+        self.watch_ns.set(now_ns.saturating_add(budget_ns).min(OFF));
     }
 }

@@ -87,32 +87,53 @@ impl Cpu {
 
     /// The number of the thread being polled, 0 between polls. Owner, any context.
     pub(crate) fn running_id(&self) -> u32 {
-        self.running_thread().map_or(0, |(id, ..)| id)
+        // SAFETY: what runs is alive.
+        unsafe { self.running.get().as_ref() }.map_or(0, |thread| thread.id)
     }
 
     /// How many threads this CPU owns. Owner.
+    ///
+    /// # Panics
+    /// On another CPU.
     pub fn thread_count(&self) -> u32 {
+        self.assert_current();
         self.thread_count.get()
     }
 
     /// How many threads are queued to run. Owner.
+    ///
+    /// # Panics
+    /// On another CPU.
     pub fn run_queue_length(&self) -> u32 {
+        self.assert_current();
         self.run_queue.len()
     }
 
     /// How many polls this CPU has made. Owner.
+    ///
+    /// # Panics
+    /// On another CPU.
     pub fn poll_count(&self) -> u64 {
+        self.assert_current();
         self.polls.get()
     }
 
     /// The thread being polled now: number, name and spawn site. Owner, any context.
+    ///
+    /// # Panics
+    /// On another CPU.
     pub fn running_thread(&self) -> Option<(u32, &'static str, &'static Location<'static>)> {
+        self.assert_current();
         // SAFETY: what runs is alive.
         unsafe { self.running.get().as_ref() }.map(|thread| (thread.id, thread.name, thread.site))
     }
 
     /// What `ps` shows, newest thread first. Owner.
+    ///
+    /// # Panics
+    /// On another CPU.
     pub fn threads(&self) -> Vec<ThreadInfo> {
+        self.assert_current();
         // Allocated before the walk: the list must not change under it.
         let mut list = Vec::with_capacity(self.thread_count.get() as usize + 4);
         let mut next = self.all_threads.get();
@@ -136,6 +157,9 @@ impl Cpu {
     }
 
     /// Records a trace event if its class is on. Owner.
+    ///
+    /// # Panics
+    /// On another CPU, if the class is on.
     #[inline]
     pub fn record(&self, event: trace::Event, small: u8, thread: u32, arg: u32) {
         if self.trace_mask.load(Ordering::Relaxed) & event.class() as u32 != 0 {
@@ -174,6 +198,7 @@ impl Cpu {
         thread: u32,
         arg: u32,
     ) {
+        self.assert_current();
         let now = now_ns.unwrap_or_else(|| self.node().clock_ns());
         // A handler that interrupts here would write the same slot.
         critical::section_on(self, || {
@@ -216,7 +241,11 @@ impl Cpu {
 
     /// Writes a spawn record, marked as an announcement, for each thread that is alive: for a reader that begins late.
     /// Owner.
+    ///
+    /// # Panics
+    /// On another CPU.
     pub fn announce_threads(&self) {
+        self.assert_current();
         let mut next = self.all_threads.get();
         // SAFETY: threads on the list are alive, and only this CPU changes the list, which recording does not.
         while let Some(thread) = unsafe { next.as_ref() } {
@@ -227,15 +256,25 @@ impl Cpu {
 
     /// The names that spawn records of this CPU refer to, from the `known`-th on, each with its number in the records.
     /// Owner.
+    ///
+    /// # Panics
+    /// On another CPU.
     pub fn names_since(&self, known: usize) -> Vec<(u32, Name)> {
-        let list = self.names.list.borrow();
-        let new = list.iter().enumerate().skip(known);
-        new.map(|(index, name)| (self.name_id(index as u32 + 1), *name))
-            .collect()
+        self.assert_current();
+        critical::section_on(self, || {
+            let list = self.names.list.borrow();
+            let new = list.iter().enumerate().skip(known);
+            new.map(|(index, name)| (self.name_id(index as u32 + 1), *name))
+                .collect()
+        })
     }
 
     /// The tokens made on this CPU that are still alive. Owner.
+    ///
+    /// # Panics
+    /// On another CPU.
     pub fn tokens(&self) -> Vec<TokenInfo> {
+        self.assert_current();
         self.tokens
             .borrow()
             .iter()

@@ -13,6 +13,7 @@ use core::{
     alloc::Layout,
     cell::Cell,
     ptr::{self, NonNull},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 /// The largest object carved from a zone; above it, whole zones.
@@ -52,17 +53,32 @@ pub struct HeapStats {
     pub failures: u64,
 }
 
+/// What [`HeapStats`] shows, as wrapping sums. The owner adds with plain loads and stores; anybody may read.
+struct Counts {
+    zones: AtomicU64,
+    objects: AtomicU64,
+    bytes: AtomicU64,
+    remote_frees: AtomicU64,
+    failures: AtomicU64,
+}
+
+#[inline]
+fn add(count: &AtomicU64, n: i64) {
+    let sum = count.load(Ordering::Relaxed).wrapping_add_signed(n);
+    count.store(sum, Ordering::Relaxed);
+}
+
 /// The slabs of one CPU.
 pub struct Heap {
     /// Zones with room, by class; the first is allocated from.
     partial: [Cell<*const Zone>; CLASSES],
     remote: RemoteList,
-    stats: Cell<HeapStats>,
+    counts: Counts,
 }
 
 impl core::fmt::Debug for Heap {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        self.stats.get().fmt(f)
+        self.stats().fmt(f)
     }
 }
 
@@ -118,19 +134,26 @@ impl Heap {
         Self {
             partial: [const { Cell::new(ptr::null()) }; CLASSES],
             remote: RemoteList::new(),
-            stats: Cell::new(HeapStats {
-                zones: 0,
-                objects: 0,
-                bytes: 0,
-                remote_frees: 0,
-                failures: 0,
-            }),
+            counts: Counts {
+                zones: AtomicU64::new(0),
+                objects: AtomicU64::new(0),
+                bytes: AtomicU64::new(0),
+                remote_frees: AtomicU64::new(0),
+                failures: AtomicU64::new(0),
+            },
         }
     }
 
-    /// The numbers so far. Owner.
+    /// The numbers so far; exact on the CPU itself.
     pub fn stats(&self) -> HeapStats {
-        self.stats.get()
+        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        HeapStats {
+            zones: get(&self.counts.zones) as usize,
+            objects: get(&self.counts.objects) as isize,
+            bytes: get(&self.counts.bytes) as isize,
+            remote_frees: get(&self.counts.remote_frees),
+            failures: get(&self.counts.failures),
+        }
     }
 
     /// Allocates `layout`, or None if `zones` has no memory left. Alignments above [`ZONE_SIZE`] are refused.
@@ -184,7 +207,7 @@ impl Heap {
         unsafe { self.drain(zones) };
         if self.partial[class].get().is_null() {
             let Some(memory) = zones.claim(1) else {
-                self.change(|stats| stats.failures += 1);
+                add(&self.counts.failures, 1);
                 return None;
             };
             let zone = memory.cast::<Zone>();
@@ -202,7 +225,7 @@ impl Heap {
                 });
                 self.list(zone.as_ref());
             }
-            self.change(|stats| stats.zones += 1);
+            add(&self.counts.zones, 1);
         }
         // SAFETY: the list is not empty now.
         Some(unsafe { self.take(&*self.partial[class].get()) })
@@ -215,7 +238,7 @@ impl Heap {
             .flatten();
         match memory {
             Some(_) => self.count(1, layout.size() as isize),
-            None => self.change(|stats| stats.failures += 1),
+            None => add(&self.counts.failures, 1),
         }
         memory
     }
@@ -276,7 +299,7 @@ impl Heap {
     #[cold]
     fn retire(&self, zones: &ZoneMap, zone: &Zone) {
         self.unlist(zone);
-        self.change(|stats| stats.zones -= 1);
+        add(&self.counts.zones, -1);
         // SAFETY: empty and off the list: nothing points into it. The header dies with it.
         unsafe { zones.release(NonNull::from(zone).cast(), 1) };
     }
@@ -297,7 +320,7 @@ impl Heap {
                 self.put(zones, zone, node);
             })
         };
-        self.change(|stats| stats.remote_frees += count as u64);
+        add(&self.counts.remote_frees, count as i64);
         count
     }
 
@@ -331,17 +354,8 @@ impl Heap {
 
     #[inline]
     fn count(&self, objects: isize, bytes: isize) {
-        self.change(|stats| {
-            stats.objects += objects;
-            stats.bytes += bytes;
-        });
-    }
-
-    #[inline]
-    fn change(&self, f: impl FnOnce(&mut HeapStats)) {
-        let mut stats = self.stats.get();
-        f(&mut stats);
-        self.stats.set(stats);
+        add(&self.counts.objects, objects as i64);
+        add(&self.counts.bytes, bytes as i64);
     }
 }
 
@@ -351,7 +365,7 @@ impl Default for Heap {
     }
 }
 
-// SAFETY: another CPU touches `remote` alone, which is Sync; see the module's invariant.
+// SAFETY: another CPU touches `remote` and `counts` alone, which are Sync; see the module's invariant.
 unsafe impl Sync for Heap {}
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ const TRIES: u32 = 64;
 
 struct Inner {
     word: TokenWord,
+    /// The address of its node, whose CPUs are told of a release.
+    node: usize,
     id: u32,
     name: &'static str,
     taken: Counter,
@@ -36,9 +38,11 @@ impl Token {
     /// # Panics
     /// Outside of every CPU.
     pub fn new(name: &'static str) -> Self {
-        let id = current::current().node().next_token_id();
+        let node = current::current().node();
+        let id = node.next_token_id();
         let token = Self(Arc::new(Inner {
             word: TokenWord::new(),
+            node: ptr::from_ref(node).addr(),
             id,
             name,
             taken: Counter::default(),
@@ -306,11 +310,14 @@ impl<F> Scope<'_, F> {
             if self.tries == 1 {
                 here.record(Event::TokenContended, 0, here.running_id(), token.id());
             }
-            if self.tries >= TRIES && token.0.word.wait(here.id().index()) == Waiting::Registered {
+            // A CPU of another node would not be told: it goes on trying.
+            if self.tries >= TRIES
+                && token.0.node == ptr::from_ref(here.node()).addr()
+                && token.0.word.wait(here.id().index()) == Waiting::Registered
+            {
                 self.tries = 0;
-                here.token_waiters
-                    .borrow_mut()
-                    .push(context.waker().clone());
+                let waker = context.waker().clone();
+                here.token_waiters.borrow_mut().push(waker);
                 return Poll::Pending;
             }
         }

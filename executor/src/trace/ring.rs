@@ -53,6 +53,11 @@ impl Ring {
         unsafe { self.slots.load(Ordering::Acquire).as_ref() }
     }
 
+    /// True once it has memory. The raw timer entry may come in the middle of an allocation, so it records only then.
+    pub fn is_made(&self) -> bool {
+        self.slots().is_some()
+    }
+
     #[cold]
     fn make(&self) -> &Slots {
         let slots: Box<Slots> = {

@@ -1,0 +1,72 @@
+//! The end of a CPU: what is left of its threads goes on the CPU itself, what was on its way goes with the node.
+//!
+//! A CPU that stops drops its threads, timers and handlers where they lived, because they need not be Send. Messages are
+//! all Send: those that came too late, or never left a backlog, are dropped by whoever drops the node, and all of them
+//! before the first CPU goes, because what is dropped may wake and send once more.
+
+use super::Cpu;
+use crate::sync::Ordering;
+use alloc::boxed::Box;
+
+impl Cpu {
+    /// Ends the loop at its next turn. Owner; others use [`Node::stop`].
+    pub(crate) fn stop(&self) {
+        self.stopping.set(true);
+    }
+
+    /// Drops the threads, timers and handlers that are left. Owner, outside of any poll.
+    pub(super) fn abandon_threads(&self) {
+        while self.run_queue.pop().is_some() {}
+        // SAFETY: threads on the list are alive; this is the owner, outside of any poll.
+        while let Some(thread) = unsafe { self.all_threads.get().as_ref() } {
+            if !thread.finished.get() {
+                // Its sections end with it.
+                self.critical.set(1 + thread.critical.get());
+                // SAFETY: owner, outside of a poll.
+                unsafe { thread.abandon() };
+                self.critical.set(1);
+            }
+            drop(self.disown(thread));
+            while self.run_queue.pop().is_some() {}
+        }
+        self.timers.clear();
+        drop(self.token_waiters.take());
+        // Not Send: they must not be left to whoever drops the node.
+        drop(self.handlers.take());
+    }
+
+    /// Drops, unrun, what was sent to this CPU and what it has not sent yet. For a node that goes. True: something did.
+    pub(crate) fn discard_messages(&self) -> bool {
+        let mut some = false;
+        while let Some(message) = self.outside.pop() {
+            some = true;
+            drop(message);
+        }
+        for ring in &self.inbound {
+            // SAFETY: as in `drain_ring`; no CPU runs any more, so this is the one consumer.
+            unsafe {
+                if let Some(ring) = ring.load(Ordering::Acquire).as_ref() {
+                    let _ = ring.take_batch(|_, message| {
+                        some = true;
+                        drop(message);
+                    });
+                }
+            }
+        }
+        self.outbound
+            .iter()
+            .fold(some, |some, outbound| outbound.discard() | some)
+    }
+}
+
+impl Drop for Cpu {
+    fn drop(&mut self) {
+        for ring in &mut self.inbound {
+            let ring = *ring.get_mut();
+            if !ring.is_null() {
+                // SAFETY: published by `Outbound`, which gave it to the target; nobody sends to a dropped CPU.
+                drop(unsafe { Box::from_raw(ring) });
+            }
+        }
+    }
+}
