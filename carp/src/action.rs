@@ -84,7 +84,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A transition; its `Display` is the log line after `carp: 1@vtnet0: `.
+/// A transition; its `Display` is the log line after `carp0: `.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateChange {
     /// The state left.
@@ -101,7 +101,7 @@ impl fmt::Display for StateChange {
     }
 }
 
-/// A change of the demotion; its `Display` is the log line after `carp: `.
+/// A change of the demotion; its `Display` is the log line after `carp0: `.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DemotionChange {
     /// The named reason that was set or cleared.

@@ -99,6 +99,35 @@ impl Counters {
         self.drops[reason as usize] += 1;
     }
 
+    /// Adds what another counted.
+    pub fn add(&mut self, other: &Self) {
+        // Taken apart by name, so that a new counter cannot be forgotten here.
+        let Self {
+            received,
+            sent,
+            send_errors,
+            bow_outs_sent,
+            adverts_left_to_master,
+            announcements,
+            became_master,
+            split_brain,
+            time_jumps,
+            drops,
+        } = other;
+        self.received += received;
+        self.sent += sent;
+        self.send_errors += send_errors;
+        self.bow_outs_sent += bow_outs_sent;
+        self.adverts_left_to_master += adverts_left_to_master;
+        self.announcements += announcements;
+        self.became_master += became_master;
+        self.split_brain += split_brain;
+        self.time_jumps += time_jumps;
+        for (sum, count) in self.drops.iter_mut().zip(drops) {
+            *sum += count;
+        }
+    }
+
     /// How many were dropped for this reason.
     #[must_use]
     pub fn dropped(&self, reason: DropReason) -> u64 {
@@ -125,5 +154,7 @@ mod tests {
             assert_eq!(counters.dropped(reason), 1);
         }
         assert_eq!(counters.dropped_total(), 9);
+        counters.add(&counters.clone());
+        assert_eq!(counters.dropped(DropReason::Loop), 2);
     }
 }

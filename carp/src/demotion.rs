@@ -50,6 +50,12 @@ impl Demotions {
             .fold(0, |sum, weight| sum.saturating_add(*weight))
     }
 
+    /// The weight of a reason; 0 if it is not in force.
+    #[must_use]
+    pub fn weight(&self, name: &str) -> u8 {
+        self.reasons.get(name).copied().unwrap_or(0)
+    }
+
     /// Every reason with its weight, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u8)> {
         self.reasons

@@ -7,6 +7,9 @@
 //! simulator and a fuzzer drive the same code; the alternative, timers and sockets inside the
 //! machine, would make a three-node election untestable at virtual milliseconds.
 //!
+//! [`service`] is that task: one thread per node that owns every vhid and carries the actions out on a
+//! network.
+//!
 //! What we follow where the BSDs differ, and why, is in `docs/decisions/carp-*.md`.
 //! Source: OpenBSD, FreeBSD and DragonFly `sys/netinet/ip_carp.c`, ucarp 1.5.2.
 
@@ -20,6 +23,7 @@ pub mod auth;
 pub mod config;
 pub mod counters;
 pub mod demotion;
+pub mod service;
 pub mod split_brain;
 pub mod timers;
 pub mod vhid;

@@ -11,7 +11,6 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
-pub mod carp_service;
 pub mod commands;
 pub mod config;
 pub mod console;

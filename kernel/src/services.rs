@@ -10,9 +10,9 @@ use core::cell::RefCell;
 
 use futures_util::future::LocalBoxFuture;
 
+use carp::service::Carp;
 use net::Network;
 
-use crate::carp_service::Carp;
 use crate::trace_stream::TraceStream;
 
 /// Says goodbye for one service.

@@ -4,6 +4,11 @@
 //! a [`crate::DropReason`] or a [`crate::NetworkError`]. They are constants and not tunables
 //! because none of them has yet been worth a knob.
 
+use executor::Priority;
+
+/// Priority of the threads of the protocols. CARP's is above it.
+pub const PRIORITY: Priority = Priority::SOFT;
+
 /// Headroom a packet of ours is allocated with, bytes: Ethernet (14), IPv4 (20), UDP (8) and 22
 /// for whatever the driver puts in front (virtio-net's header has 12). A packet handed to
 /// [`crate::Device::transmit`] still has at least [`DRIVER_HEADROOM_BYTES`] of it.

@@ -21,7 +21,7 @@ use core::pin::pin;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use executor::{
-    Builder, CpuId, CpuLocal, Message, Node, Pending, Port, PortRef, Priority, Put, Serve, Server,
+    Builder, CpuId, CpuLocal, Message, Node, Pending, Port, PortRef, Put, Serve, Server,
 };
 use futures_util::future::{Either, select};
 use spin::Once;
@@ -237,7 +237,7 @@ fn start_cpu(shared: Arc<Shared>) -> CpuPorts {
         ip: ip.handle(),
         udp: udp.handle(),
     };
-    let soft = |name| Builder::new(name).priority(Priority::SOFT);
+    let soft = |name| Builder::new(name).priority(config::PRIORITY);
     soft("net ether")
         .spawn(serve(ethernet, local.clone()))
         .detach();

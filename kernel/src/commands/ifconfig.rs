@@ -3,12 +3,12 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use carp::service::{CarpError, CarpStatus, Change};
 use net::{InterfaceStatus, Ipv4Prefix};
 
 use super::arguments::{ArgumentError, Arguments};
-use super::syntax::ifconfig::{Change, Request, parse};
+use super::syntax::ifconfig::{Request, parse};
 use super::{Command, CommandError, Context, owned, run};
-use crate::carp_service::{CarpError, CarpStatus};
 
 // Interface flags as BSD's <net/if.h> numbers them.
 const FLAGS: [(u32, &str); 6] = [

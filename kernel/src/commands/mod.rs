@@ -15,11 +15,11 @@ use core::cell::{Cell, RefCell};
 use core::fmt;
 use core::net::Ipv4Addr;
 
+use carp::service::CarpError;
 use executor::Node;
 use executor::trace::ClassMask;
 use futures_util::future::LocalBoxFuture;
 
-use crate::carp_service::CarpError;
 use crate::config::Environment;
 use crate::console::line_editor::{Candidates, Complete};
 use crate::console::terminal::Output;

@@ -5,12 +5,12 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 use core::net::Ipv4Addr;
 
+use carp::service::CarpReport;
 use net::{ArpEntry, Ipv4Prefix, Protocol, Snapshot};
 
 use super::arguments::Arguments;
 use super::syntax::network::{Arp, Netstat, Route, parse_arp, parse_netstat, parse_route};
 use super::{Command, CommandError, Context, no_words, owned, run};
-use crate::carp_service::CarpReport;
 use crate::network::interface_row;
 
 pub(super) const COMMANDS: &[Command] = &[
@@ -89,33 +89,39 @@ fn statistics_text(snapshot: &Snapshot, carp: &CarpReport, wanted: Option<&str>)
 
 /// CARP's paragraph, in OpenBSD's words where it has them. `all` shows drops that never happened, too.
 fn write_carp(out: &mut dyn Write, report: &CarpReport, all: bool) -> core::fmt::Result {
-    let counters: Vec<&carp::Counters> = report
-        .interfaces
-        .iter()
-        .map(|status| &status.counters)
-        .chain([&report.strays])
-        .collect();
-    let sum =
-        |field: fn(&carp::Counters) -> u64| -> u64 { counters.iter().map(|c| field(c)).sum() };
+    let totals = report.totals();
+    let carp::Counters {
+        received,
+        sent,
+        send_errors,
+        bow_outs_sent,
+        adverts_left_to_master,
+        announcements,
+        became_master,
+        split_brain,
+        time_jumps,
+        ..
+    } = &totals;
     writeln!(out, "{CARP}:")?;
-    writeln!(out, "\t{} packets received (IPv4)", sum(|c| c.received))?;
+    writeln!(out, "\t{received} packets received (IPv4)")?;
+    writeln!(out, "\t\t{} for none of our vhids", report.strays.received)?;
     for reason in carp::DropReason::ALL {
-        let dropped: u64 = counters.iter().map(|c| c.dropped(reason)).sum();
+        let dropped = totals.dropped(reason);
         if all || dropped > 0 {
             writeln!(out, "\t\t{dropped} discarded {reason}")?;
         }
     }
-    writeln!(out, "\t{} packets sent (IPv4)", sum(|c| c.sent))?;
-    writeln!(out, "\t\t{} of them bow-outs", sum(|c| c.bow_outs_sent))?;
-    writeln!(out, "\t\t{} send errors", sum(|c| c.send_errors))?;
     writeln!(
         out,
-        "\t{} gratuitous ARP packets sent",
-        sum(|c| c.announcements)
+        "\t\t{adverts_left_to_master} left to the master to settle"
     )?;
-    writeln!(out, "\t{} transitions to master", sum(|c| c.became_master))?;
-    writeln!(out, "\t{} signs of a second master", sum(|c| c.split_brain))?;
-    writeln!(out, "\t{} jumps of time", sum(|c| c.time_jumps))
+    writeln!(out, "\t{sent} packets sent (IPv4)")?;
+    writeln!(out, "\t\t{bow_outs_sent} of them bow-outs")?;
+    writeln!(out, "\t\t{send_errors} send errors")?;
+    writeln!(out, "\t{announcements} gratuitous ARP packets sent")?;
+    writeln!(out, "\t{became_master} transitions to master")?;
+    writeln!(out, "\t{split_brain} signs of a second master")?;
+    writeln!(out, "\t{time_jumps} jumps of time")
 }
 
 async fn show_interfaces(context: &Context) {

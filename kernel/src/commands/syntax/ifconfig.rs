@@ -11,7 +11,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::net::Ipv4Addr;
+use carp::service::{Change, WantedState};
 
 use crate::commands::arguments::{
     ArgumentError, Arguments, parse_address, parse_netmask, parse_prefix, unknown,
@@ -49,41 +49,6 @@ pub enum Request {
         /// What to change, in the order written.
         changes: Vec<Change>,
     },
-}
-
-/// One change to an interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// `up`.
-    Up,
-    /// `down`.
-    Down,
-    /// An address and its prefix length.
-    Address(Ipv4Addr, u8),
-    /// `-alias ADDRESS`, `delete ADDRESS`.
-    RemoveAddress(Ipv4Addr),
-    /// CARP virtual host identifier, 1 to 255.
-    Vhid(u8),
-    /// CARP password.
-    Password(String),
-    /// CARP advertisement interval, in seconds.
-    Advbase(u8),
-    /// CARP advertisement skew, in 1/256 s, 0 to 254.
-    Advskew(u8),
-    /// `state master`, `state backup`.
-    State(WantedState),
-    /// `demote REASON WEIGHT`: a named reason why this node should rather not be master; 0 takes it
-    /// back.
-    Demote(String, u8),
-}
-
-/// The CARP states that can be asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WantedState {
-    /// Take over now.
-    Master,
-    /// Hand over now.
-    Backup,
 }
 
 /// Reads the words of an `ifconfig` line.
@@ -151,12 +116,10 @@ fn parse_changes(words: &mut Arguments<'_>) -> Result<Vec<Change>, ArgumentError
                 "backup" | "BACKUP" => WantedState::Backup,
                 word => return Err(unknown(word, "master or backup")),
             }),
-            "demote" => match words.word(A_REASON)? {
-                reason if (1..=MAX_REASON_BYTES).contains(&reason.len()) => {
-                    Change::Demote(reason.into(), words.byte("weight", 0..=255)?)
-                }
-                reason => return Err(unknown(reason, A_REASON)),
-            },
+            "demote" => {
+                let (reason, weight) = parse_reason(words)?;
+                Change::Demote(reason, weight)
+            }
             "create" | "destroy" | "vhaddr" => {
                 let reason = "must come right after the interface's name";
                 return Err(ArgumentError::Conflict {
@@ -222,6 +185,19 @@ fn check_repeats(changes: &[Change]) -> Result<(), ArgumentError> {
     Ok(())
 }
 
+/// A reason to be demoted and its weight; 0 takes it back.
+///
+/// # Errors
+/// If the name is too long or the weight no byte.
+pub fn parse_reason(words: &mut Arguments<'_>) -> Result<(String, u8), ArgumentError> {
+    match words.word(A_REASON)? {
+        reason if (1..=MAX_REASON_BYTES).contains(&reason.len()) => {
+            Ok((reason.into(), words.byte("weight", 0..=255)?))
+        }
+        reason => Err(unknown(reason, A_REASON)),
+    }
+}
+
 fn bad_address(word: &str) -> ArgumentError {
     ArgumentError::BadAddress {
         word: word.into(),
@@ -240,6 +216,8 @@ fn is_interface_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use core::net::Ipv4Addr;
+
     use super::*;
     use crate::commands::arguments::words_of;
     use alloc::string::ToString;

@@ -6,15 +6,14 @@ use alloc::vec;
 use core::cell::{Cell, RefCell};
 use core::time::Duration;
 
-use carp::State;
+use core::net::Ipv4Addr;
+
 use executor::hosted::{Hosted, Options};
 use executor::{now_ns, sleep};
-use net::{ConfigError, DropReason, RawIpv4, VirtualAddress};
+use net::{ConfigError, DropReason, InterfaceIndex, Ipv4Prefix, Packet, RawIpv4, VirtualAddress};
 
-use super::lan::Parent;
+use super::Change::*;
 use super::*;
-use crate::commands::arguments::{Arguments, words_of};
-use crate::commands::syntax::ifconfig::{self, Request as Line};
 
 type Sink = Rc<dyn Fn(Input)>;
 
@@ -129,20 +128,21 @@ impl Lan for FakeLan {
     }
 }
 
-/// Runs an `ifconfig` line.
-async fn configure(carp: &Carp, line: &str) -> Result<(), CarpError> {
-    match ifconfig::parse(Arguments::new(&words_of(line))).unwrap() {
-        Line::Configure {
-            name,
-            create,
-            changes,
-        } => carp.configure(&name, create, changes).await,
-        Line::Destroy(name) => carp.destroy(&name).await,
-        other => panic!("{other:?} changes nothing"),
-    }
+const VIRTUAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+
+/// Makes an interface with a vhid and an address, at advbase 0.
+async fn create(carp: &Carp, name: &str, vhid: u8, advskew: u8, address: Ipv4Addr) {
+    let changes = vec![
+        Vhid(vhid),
+        Password("x".into()),
+        Advbase(0),
+        Advskew(advskew),
+        Address(address, 24),
+    ];
+    carp.configure(name, true, changes).await.unwrap();
 }
 
-async fn state(carp: &Carp) -> State {
+async fn state(carp: &Carp) -> crate::State {
     carp.report().await.interfaces[0].state
 }
 
@@ -167,14 +167,11 @@ async fn two_nodes() -> [(FakeLan, Carp); 2] {
         (second.clone(), start(second, 1).await),
     ];
     for ((_, carp), skew) in nodes.iter().zip([4, 10]) {
-        let line = "ifconfig carp0 create vhid 7 pass x advbase 0 192.0.2.10/24 advskew";
-        configure(carp, &alloc::format!("{line} {skew}"))
-            .await
-            .unwrap();
+        create(carp, "carp0", 7, skew, VIRTUAL).await;
     }
     let [(_, first), (_, second)] = &nodes;
     until("the faster is master, the slower backup", async || {
-        state(first).await == State::Master && state(second).await == State::Backup
+        state(first).await == crate::State::Master && state(second).await == crate::State::Backup
     })
     .await;
     nodes
@@ -201,7 +198,7 @@ fn an_orderly_stop_hands_over_before_the_master_down_time() {
         first.stop().await;
         assert!(!first_lan.answers() && first_lan.virtuals.borrow().is_empty());
         until("the other took over", async || {
-            state(&second).await == State::Master
+            state(&second).await == crate::State::Master
         })
         .await;
         assert!(second_lan.answers());
@@ -214,23 +211,22 @@ fn a_demoted_master_hands_over_and_takes_back_when_the_reason_is_gone() {
         let [(_, first), (_, second)] = two_nodes().await;
         first.set_preempt(true);
         second.set_preempt(true);
-        configure(&first, "ifconfig carp0 demote disk 20")
-            .await
-            .unwrap();
+        let set = async |changes| first.configure("carp0", false, changes).await.unwrap();
+        set(vec![Demote("disk".into(), 20)]).await;
         until("the less demoted is master", async || {
-            state(&second).await == State::Master && state(&first).await == State::Backup
+            state(&second).await == crate::State::Master
+                && state(&first).await == crate::State::Backup
         })
         .await;
         // A reason outlives the state it caused, and an orderly stop.
-        configure(&first, "ifconfig carp0 down").await.unwrap();
-        configure(&first, "ifconfig carp0 up").await.unwrap();
+        set(vec![Down]).await;
+        set(vec![Up]).await;
         let report = first.report().await.interfaces.remove(0);
         assert_eq!(report.demotions, [("disk".into(), 20)]);
-        configure(&first, "ifconfig carp0 demote disk 0")
-            .await
-            .unwrap();
+        set(vec![Demote("disk".into(), 0)]).await;
         until("the faster preempts again", async || {
-            state(&first).await == State::Master && state(&second).await == State::Backup
+            state(&first).await == crate::State::Master
+                && state(&second).await == crate::State::Backup
         })
         .await;
         assert!(first.report().await.interfaces[0].demotions.is_empty());
@@ -243,12 +239,13 @@ fn a_cut_makes_two_masters_and_its_healing_one() {
         let [(first_lan, first), (second_lan, second)] = two_nodes().await;
         first_lan.wire.cut.set(true);
         until("both are masters", async || {
-            state(&second).await == State::Master
+            state(&second).await == crate::State::Master
         })
         .await;
         first_lan.wire.cut.set(false);
         until("one is left", async || {
-            state(&second).await == State::Backup && state(&first).await == State::Master
+            state(&second).await == crate::State::Backup
+                && state(&first).await == crate::State::Master
         })
         .await;
         assert!(first_lan.answers() && !second_lan.answers());
@@ -261,15 +258,15 @@ fn a_parent_that_goes_down_takes_the_vhid_to_init_and_back() {
         let [(first_lan, first), (_, second)] = two_nodes().await;
         first_lan.up.set(false);
         first_lan.sink()(Input::NetworkChanged);
-        until("INIT", async || state(&first).await == State::Init).await;
+        until("INIT", async || state(&first).await == crate::State::Init).await;
         assert!(!first_lan.answers());
         until("the other is master", async || {
-            state(&second).await == State::Master
+            state(&second).await == crate::State::Master
         })
         .await;
         first_lan.up.set(true);
         first_lan.sink()(Input::NetworkChanged);
-        until("back", async || state(&first).await == State::Backup).await;
+        until("back", async || state(&first).await == crate::State::Backup).await;
     });
 }
 
@@ -277,15 +274,17 @@ fn a_parent_that_goes_down_takes_the_vhid_to_init_and_back() {
 fn preempt_takes_over_from_a_slower_master() {
     on_a_node(|| async {
         let [(_, first), (_, second)] = two_nodes().await;
-        configure(&first, "ifconfig carp0 state backup")
-            .await
-            .unwrap();
+        let hand_over = vec![State(WantedState::Backup)];
+        first.configure("carp0", false, hand_over).await.unwrap();
         until("handed over", async || {
-            state(&second).await == State::Master
+            state(&second).await == crate::State::Master
         })
         .await;
         first.set_preempt(true);
-        until("taken back", async || state(&first).await == State::Master).await;
+        until("taken back", async || {
+            state(&first).await == crate::State::Master
+        })
+        .await;
     });
 }
 
@@ -293,41 +292,37 @@ fn preempt_takes_over_from_a_slower_master() {
 fn wrong_requests_are_refused_and_change_nothing() {
     on_a_node(|| async {
         let carp = start(FakeLan::new(&Rc::default(), 0), 1).await;
-        for (line, needle) in [
-            ("ifconfig carp0 up", "`ifconfig carp0 create`"),
-            ("ifconfig vtnet9 create", "only carp interfaces"),
-            (
-                "ifconfig carp0 create pass 01234567890123456789",
-                "at most 19",
-            ),
-            ("ifconfig carp0 destroy", "no interface carp0"),
-        ] {
-            let error = configure(&carp, line).await.unwrap_err().to_string();
-            assert!(error.contains(needle), "{line}: {error}");
-        }
+        let refused = async |name, create, changes, needle| {
+            let error = carp.configure(name, create, changes).await.unwrap_err();
+            assert!(error.to_string().contains(needle), "{needle}: {error}");
+        };
+        refused("carp0", false, vec![Up], "`ifconfig carp0 create`").await;
+        refused("vtnet9", true, vec![], "only carp interfaces").await;
+        let long = vec![Password("01234567890123456789".into())];
+        refused("carp0", true, long, "at most 19").await;
+        let error = carp.destroy("carp0").await.unwrap_err();
+        assert_eq!(error, CarpError::NoSuchInterface("carp0".into()));
         assert!(carp.report().await.interfaces.is_empty());
-        configure(&carp, "ifconfig carp0 create vhid 3 198.51.100.1/24")
-            .await
-            .unwrap();
+
+        let elsewhere = vec![Vhid(3), Address(Ipv4Addr::new(198, 51, 100, 1), 24)];
+        carp.configure("carp0", true, elsewhere).await.unwrap();
         let report = carp.report().await.interfaces.remove(0);
         assert_eq!(
             (report.state, report.parent),
-            (State::Init, None),
+            (crate::State::Init, None),
             "no subnet of ours"
         );
-        configure(&carp, "ifconfig carp1 create vhid 4 192.0.2.9/24")
-            .await
-            .unwrap();
-        configure(&carp, "ifconfig carp2 create").await.unwrap();
-        for (line, needle) in [
-            ("ifconfig carp0 create", "exists already"),
-            ("ifconfig carp0 -alias 192.0.2.77", "no address 192.0.2.77"),
-            ("ifconfig carp2 state master", "takes no part yet"),
-            ("ifconfig carp2 vhid 4 192.0.2.9/24", "has vhid 4"),
-        ] {
-            let error = configure(&carp, line).await.unwrap_err().to_string();
-            assert!(error.contains(needle), "{line}: {error}");
-        }
+        let force = vec![State(WantedState::Master)];
+        refused("carp0", false, force, "takes no part yet").await;
+        create(&carp, "carp1", 4, 0, Ipv4Addr::new(192, 0, 2, 9)).await;
+        carp.configure("carp2", true, vec![]).await.unwrap();
+        refused("carp0", true, vec![], "exists already").await;
+        let nowhere = vec![RemoveAddress(Ipv4Addr::new(192, 0, 2, 77))];
+        refused("carp0", false, nowhere, "no address 192.0.2.77").await;
+        let taken = vec![Vhid(4), Address(VIRTUAL, 24)];
+        refused("carp2", false, taken, "has vhid 4").await;
+        let untouched = carp.report().await.interfaces.remove(2);
+        assert_eq!((untouched.vhid, untouched.addresses), (None, vec![]));
     });
 }
 
@@ -348,11 +343,123 @@ fn strays_are_counted_by_reason() {
         let strays = carp.report().await.strays;
         assert_eq!(strays.received, 3);
         for reason in [
-            carp::DropReason::Ttl,
-            carp::DropReason::Length,
-            carp::DropReason::Checksum,
+            crate::DropReason::Ttl,
+            crate::DropReason::Length,
+            crate::DropReason::Checksum,
         ] {
             assert_eq!(strays.dropped(reason), 1, "{reason:?}");
         }
+    });
+}
+
+/// Has the first vhid master, and a second one beside it that is master, too, at a slow pace.
+async fn two_vhids() -> (FakeLan, Carp) {
+    let lan = FakeLan::new(&Rc::default(), 0);
+    let carp = start(lan.clone(), 1).await;
+    create(&carp, "carp0", 7, 4, VIRTUAL).await;
+    create(&carp, "carp1", 8, 1, Ipv4Addr::new(192, 0, 2, 11)).await;
+    until("both are masters", async || {
+        let interfaces = carp.report().await.interfaces;
+        interfaces.iter().all(|i| i.state == crate::State::Master)
+    })
+    .await;
+    (lan, carp)
+}
+
+#[test]
+fn while_one_vhid_bows_out_the_others_advertise() {
+    on_a_node(|| async {
+        let (lan, carp) = two_vhids().await;
+        let sent = async || carp.report().await.interfaces.pop().unwrap().counters.sent;
+        let before = sent().await;
+        let leaving = {
+            let carp = carp.clone();
+            executor::spawn("destroy", async move { carp.destroy("carp0").await })
+        };
+        // Its name is free at once; it answers for its address until it has said all its bow-outs.
+        until("the name is free", async || {
+            carp.report().await.interfaces.len() == 1
+        })
+        .await;
+        assert!(
+            lan.virtuals
+                .borrow()
+                .iter()
+                .any(|v| v.vhid == 7 && v.master)
+        );
+        leaving.await.unwrap();
+        assert!(lan.virtuals.borrow().iter().all(|v| v.vhid == 8));
+        // Three bow-outs last 40 ms; vhid 8 advertises every 4 ms.
+        assert!(sent().await >= before + 3, "the other was held up");
+        let report = carp.report().await;
+        assert_eq!(report.departed.bow_outs_sent, 3);
+        assert!(report.totals().sent > report.departed.sent);
+    });
+}
+
+#[test]
+fn a_change_of_the_vhid_bows_out_as_the_old_one_before_it_begins_as_the_new() {
+    on_a_node(|| async {
+        let (lan, carp) = two_vhids().await;
+        carp.configure("carp0", false, vec![Vhid(9)]).await.unwrap();
+        assert_eq!(carp.report().await.departed.bow_outs_sent, 3);
+        let vhids: Vec<u8> = lan.virtuals.borrow().iter().map(|v| v.vhid).collect();
+        assert_eq!(vhids, [8, 9]);
+        until("master again", async || {
+            state(&carp).await == crate::State::Master
+        })
+        .await;
+    });
+}
+
+#[test]
+fn what_a_leaving_vhid_has_is_given_to_another_when_it_has_left() {
+    on_a_node(|| async {
+        let (lan, carp) = two_vhids().await;
+        let other = carp.clone();
+        let leaving = executor::spawn("destroy", async move { other.destroy("carp0").await });
+        until("it leaves", async || {
+            carp.report().await.interfaces.len() == 1
+        })
+        .await;
+        create(&carp, "carp2", 7, 4, VIRTUAL).await;
+        assert_eq!(carp.report().await.departed.bow_outs_sent, 3);
+        leaving.await.unwrap();
+        assert!(lan.virtuals.borrow().iter().any(|v| v.vhid == 7));
+    });
+}
+
+#[test]
+fn a_node_that_is_demoted_hands_over_and_its_later_vhids_are_demoted_too() {
+    on_a_node(|| async {
+        let [(_, first), (_, second)] = two_nodes().await;
+        first.demote("upkeep", 100).await.unwrap();
+        until("handed over", async || {
+            state(&second).await == crate::State::Master
+        })
+        .await;
+        create(&first, "carp1", 8, 4, Ipv4Addr::new(192, 0, 2, 11)).await;
+        let report = first.report().await;
+        let upkeep = vec![("upkeep".into(), 100)];
+        assert_eq!(report.demotions, upkeep);
+        for interface in report.interfaces {
+            assert_eq!(interface.demotions, upkeep, "{}", interface.name);
+        }
+        // The interface's own word of the same name goes before the node's, until it is taken back.
+        let set = async |weight| {
+            let changes = vec![Demote("upkeep".into(), weight)];
+            first.configure("carp1", false, changes).await.unwrap();
+            let interface = first.report().await.interfaces.remove(1);
+            interface.demotions[0].1
+        };
+        assert_eq!(set(3).await, 3);
+        first.demote("upkeep", 50).await.unwrap();
+        assert_eq!(first.report().await.interfaces[1].demotions[0].1, 3);
+        assert_eq!(set(0).await, 50);
+        first.demote("upkeep", 0).await.unwrap();
+        let report = first.report().await;
+        assert!(report.demotions.is_empty() && report.interfaces[1].demotions.is_empty());
+        let own = first.demote(crate::demotion::SEND_ERRORS, 1).await;
+        assert_eq!(own, Err(CarpError::OwnReason));
     });
 }

@@ -1,15 +1,56 @@
-//! One `carpN`: what the operator asked for, and the vhid that runs when everything needed is there.
+//! What the operator asked of a `carpN`: [`Change`] by change, kept as `Settings`.
+//!
+//! The parent interface is found, not named: it is the one with an address in the subnet of a virtual
+//! address, as on DragonFly.
+//!
+//! Decision: a request is a list of changes and is taken whole or refused whole. Nodes whose lists of
+//! addresses differ reject each other's advertisements, so no half-way list may ever be in force.
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::Ipv4Addr;
 
-use carp::{Config, Password, State, Vhid};
-use net::{Ipv4Prefix, VirtualAddress, virtual_mac};
+use net::Ipv4Prefix;
 
+use super::CarpError;
 use super::lan::Parent;
-use super::{CarpError, CarpStatus};
-use crate::commands::syntax::ifconfig::{Change, WantedState};
+use crate::demotion::SEND_ERRORS;
+use crate::{Config, Password};
+
+/// One change to an interface. Those of CARP are for `carpN` alone; the others are what any interface has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// `up`.
+    Up,
+    /// `down`.
+    Down,
+    /// An address and its prefix length.
+    Address(Ipv4Addr, u8),
+    /// `-alias ADDRESS`, `delete ADDRESS`.
+    RemoveAddress(Ipv4Addr),
+    /// CARP virtual host identifier, 1 to 255.
+    Vhid(u8),
+    /// CARP password.
+    Password(String),
+    /// CARP advertisement interval, in seconds.
+    Advbase(u8),
+    /// CARP advertisement skew, in 1/256 s, 0 to 254.
+    Advskew(u8),
+    /// `state master`, `state backup`.
+    State(WantedState),
+    /// `demote REASON WEIGHT`: a named reason why this vhid should rather not be master here; 0 takes it
+    /// back.
+    Demote(String, u8),
+}
+
+/// The CARP states that can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WantedState {
+    /// Take over now.
+    Master,
+    /// Hand over now.
+    Backup,
+}
 
 /// The settings of a CARP interface.
 #[derive(Clone, Debug)]
@@ -20,7 +61,8 @@ pub(super) struct Settings {
     pub addresses: Vec<Ipv4Prefix>,
     /// A state to be forced once the settings are in force.
     pub force: Option<WantedState>,
-    /// Reasons to be demoted. One of weight 0 is to be taken back, and is forgotten at the next change.
+    /// This interface's reasons to be demoted, beside the node's. One of weight 0 is to be taken back, and is
+    /// forgotten at the next change.
     pub demotions: Vec<(String, u8)>,
 }
 
@@ -69,6 +111,7 @@ impl Settings {
                 Change::Advbase(advbase) => settings.config.timing.advbase = *advbase,
                 Change::Advskew(advskew) => settings.config.timing.advskew = *advskew,
                 Change::State(state) => settings.force = Some(*state),
+                Change::Demote(name, _) if name == SEND_ERRORS => return Err(CarpError::OwnReason),
                 Change::Demote(name, weight) => {
                     settings.demotions.retain(|(known, _)| known != name);
                     settings.demotions.push((name.clone(), *weight));
@@ -77,6 +120,12 @@ impl Settings {
         }
         settings.config.check()?;
         Ok(settings)
+    }
+
+    /// Whether a reason to be demoted is the interface's own.
+    pub fn demotes_for(&self, reason: &str) -> bool {
+        let mut own = self.demotions.iter();
+        own.any(|(name, weight)| name == reason && *weight > 0)
     }
 
     /// The parent: of the interfaces with an address in the subnet of a virtual address, the first;
@@ -95,91 +144,7 @@ impl Settings {
 }
 
 /// The parent's own address in the same subnet as a virtual address.
-fn source(parent: &Parent, vip: Ipv4Prefix) -> Option<Ipv4Addr> {
+pub(super) fn source(parent: &Parent, vip: Ipv4Prefix) -> Option<Ipv4Addr> {
     let same = |own: &&Ipv4Prefix| own.network() == vip.network() && own.address() != vip.address();
     parent.addresses.iter().find(same).map(Ipv4Prefix::address)
-}
-
-/// The vhid of an interface while it has one, and where it runs.
-pub(super) struct Running {
-    /// The interface's name, for the log.
-    pub name: String,
-    pub vhid: Vhid,
-    pub parent: Parent,
-    /// The virtual addresses that the network knows of.
-    pub registered: Vec<VirtualAddress>,
-}
-
-impl Running {
-    pub fn number(&self) -> u8 {
-        self.vhid.number()
-    }
-
-    /// The virtual addresses the settings ask for on this parent.
-    pub fn wanted(&self, settings: &Settings) -> Vec<VirtualAddress> {
-        let active = settings
-            .addresses
-            .iter()
-            .filter(|vip| source(&self.parent, **vip).is_some());
-        active
-            .map(|vip| VirtualAddress {
-                interface: self.parent.index,
-                address: *vip,
-                vhid: self.number(),
-                mac: virtual_mac(self.number()),
-                master: self.vhid.state() == State::Master,
-            })
-            .collect()
-    }
-
-    /// The real address to advertise from.
-    pub fn source(&self, settings: &Settings) -> Option<Ipv4Addr> {
-        settings
-            .addresses
-            .iter()
-            .find_map(|vip| source(&self.parent, *vip))
-    }
-}
-
-/// A CARP interface.
-pub(super) struct Interface {
-    pub name: String,
-    pub settings: Settings,
-    pub running: Option<Running>,
-}
-
-impl Interface {
-    pub fn status(&self) -> CarpStatus {
-        let vhid = self.running.as_ref().map(|running| &running.vhid);
-        let active = |address: &Ipv4Prefix| {
-            vhid.is_some_and(|vhid| vhid.addresses().contains(&IpAddr::V4(address.address())))
-        };
-        let settings = &self.settings;
-        CarpStatus {
-            name: self.name.clone(),
-            up: settings.up,
-            vhid: settings.vhid,
-            state: vhid.map_or(State::Init, Vhid::state),
-            parent: self
-                .running
-                .as_ref()
-                .map(|running| running.parent.name.clone()),
-            source: vhid.and_then(Vhid::source),
-            timing: settings.config.timing,
-            effective_timing: vhid.map_or(settings.config.timing, Vhid::effective_timing),
-            addresses: settings
-                .addresses
-                .iter()
-                .map(|vip| (*vip, active(vip)))
-                .collect(),
-            master: vhid.and_then(Vhid::master),
-            demotions: vhid.map_or_else(Vec::new, |vhid| {
-                vhid.demotions()
-                    .iter()
-                    .map(|(name, weight)| (name.into(), weight))
-                    .collect()
-            }),
-            counters: vhid.map(|vhid| vhid.counters().clone()).unwrap_or_default(),
-        }
-    }
 }

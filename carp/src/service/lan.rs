@@ -1,4 +1,4 @@
-//! What the CARP service needs of a network: [`Lan`], and what it is for [`net::Network`].
+//! What the service needs of a network: [`Lan`]. [`net::Network`] is one, in `network.rs`.
 //!
 //! Decision: a trait between two parts of one kernel, for the tests: a LAN of two services and no
 //! network at all shows an election in milliseconds.
