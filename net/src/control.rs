@@ -296,6 +296,15 @@ impl Network {
             .collect()
     }
 
+    /// The counters of an interface's driver, each with what it counts; none for `lo0`.
+    pub fn device_counters(&self, interface: InterfaceIndex) -> Vec<(&'static str, u64)> {
+        let mut counters = Vec::new();
+        if let Some(device) = self.shared.device(interface) {
+            device.each_counter(&mut |text, value| counters.push((text, value)));
+        }
+        counters
+    }
+
     /// All routes: the static ones, then the connected networks.
     pub fn routes(&self) -> Vec<RouteStatus> {
         let tables = self.shared.with(|state| state.stack.tables().clone());

@@ -43,6 +43,12 @@ pub trait Device: Send + Sync {
     /// The counters.
     fn statistics(&self) -> DeviceStatistics;
 
+    /// Shows each of the driver's own counters, with what it counts. Together they have every frame that went no
+    /// further, by its reason.
+    fn each_counter(&self, show: &mut dyn FnMut(&'static str, u64)) {
+        let _ = show;
+    }
+
     /// The addresses that must be let through besides its own and broadcast. A device that lets
     /// everything through ignores it.
     fn set_receive_filter(&self, groups: &[MacAddress], unicast: &[MacAddress]) {

@@ -15,7 +15,7 @@ use core::cell::{Cell, RefCell};
 use core::fmt;
 use core::net::Ipv4Addr;
 
-use carp::service::CarpError;
+use ::carp::service::CarpError;
 use executor::Node;
 use executor::trace::ClassMask;
 use futures_util::future::LocalBoxFuture;
@@ -34,6 +34,7 @@ pub mod syntax;
 pub mod sysctl;
 pub mod words;
 
+mod carp;
 mod ifconfig;
 mod machine;
 mod netstat;
@@ -105,6 +106,7 @@ pub fn all() -> impl Iterator<Item = &'static Command> {
         threads::COMMANDS,
         tracing::COMMANDS,
         ifconfig::COMMANDS,
+        carp::COMMANDS,
         ping::COMMANDS,
         netstat::COMMANDS,
         sysctl::COMMANDS,

@@ -24,9 +24,13 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         name: "netstat",
         summary: "counters of the protocols and interfaces; the routes",
-        usage: "netstat -s [-p PROTOCOL]\nnetstat -i\nnetstat -r",
-        complete: |_, words| match words.last().map(String::as_str) {
-            Some("-p") => protocols().map(String::from).collect(),
+        usage: "netstat -s [-p PROTOCOL|INTERFACE]\nnetstat -i\nnetstat -r",
+        complete: |context, words| match words.last().map(String::as_str) {
+            Some("-p") => {
+                let interfaces = context.services.network.interfaces();
+                let names = interfaces.into_iter().map(|status| status.name);
+                protocols().map(String::from).chain(names).collect()
+            }
             _ => owned(&["-s", "-p", "-i", "-r"]),
         },
         run: run!(netstat),
@@ -55,14 +59,23 @@ pub(super) fn protocol_names() -> String {
 async fn netstat(context: &Context, words: Arguments<'_>) -> Result<(), CommandError> {
     match parse_netstat(words)? {
         Netstat::Statistics(wanted) => {
-            if let Some(name) = wanted.as_deref()
-                && !protocols().any(|known| known == name)
-            {
-                return Err(CommandError::NoSuchProtocol(name.into()));
-            }
-            let snapshot = context.services.network.statistics().await;
-            let carp = context.services.carp.report().await;
-            let text = statistics_text(&snapshot, &carp, wanted.as_deref());
+            let network = &context.services.network;
+            let statistics = Statistics {
+                network: network.statistics().await,
+                carp: context.services.carp.report().await,
+                drivers: network
+                    .interfaces()
+                    .into_iter()
+                    .map(|status| (network.device_counters(status.index), status.name))
+                    .filter(|(counters, _)| !counters.is_empty())
+                    .map(|(counters, name)| (name, counters))
+                    .collect(),
+            };
+            let text = match wanted {
+                None => statistics.text(None),
+                Some(name) if statistics.has(&name) => statistics.text(Some(&name)),
+                Some(name) => return Err(CommandError::NoSuchProtocol(name)),
+            };
             for line in text.lines() {
                 context.output.line(format_args!("{line}")).await;
             }
@@ -73,18 +86,52 @@ async fn netstat(context: &Context, words: Arguments<'_>) -> Result<(), CommandE
     Ok(())
 }
 
-fn statistics_text(snapshot: &Snapshot, carp: &CarpReport, wanted: Option<&str>) -> String {
-    let mut text = String::new();
-    for protocol in Protocol::ALL {
-        if wanted.is_none_or(|wanted| wanted == protocol.name()) {
-            // Writing to a string does not fail.
-            let _ = snapshot.write_protocol(&mut text, protocol, wanted.is_some());
+/// Everything that is counted.
+struct Statistics {
+    network: Snapshot,
+    carp: CarpReport,
+    /// Each interface's driver, by the interface's name.
+    drivers: Vec<(String, Vec<(&'static str, u64)>)>,
+}
+
+impl Statistics {
+    /// Whether there is a paragraph of this name.
+    fn has(&self, name: &str) -> bool {
+        protocols().any(|known| known == name)
+            || self.drivers.iter().any(|(known, _)| known == name)
+    }
+
+    /// All paragraphs, or one; the one also shows drops that never happened.
+    fn text(&self, wanted: Option<&str>) -> String {
+        let mut text = String::new();
+        let all = wanted.is_some();
+        let is_wanted = |name: &str| wanted.is_none_or(|wanted| wanted == name);
+        for (name, counters) in &self.drivers {
+            if is_wanted(name) {
+                write_driver(&mut text, name, counters, all);
+            }
+        }
+        for protocol in Protocol::ALL {
+            if is_wanted(protocol.name()) {
+                // Writing to a string does not fail.
+                let _ = self.network.write_protocol(&mut text, protocol, all);
+            }
+        }
+        if is_wanted(CARP) {
+            let _ = write_carp(&mut text, &self.carp, all);
+        }
+        text
+    }
+}
+
+/// A driver's paragraph.
+fn write_driver(text: &mut String, name: &str, counters: &[(&str, u64)], all: bool) {
+    let _ = writeln!(text, "{name}:");
+    for (what, count) in counters {
+        if all || *count > 0 || !what.contains("dropped") {
+            let _ = writeln!(text, "\t{count} {what}");
         }
     }
-    if wanted.is_none_or(|wanted| wanted == CARP) {
-        let _ = write_carp(&mut text, carp, wanted.is_some());
-    }
-    text
 }
 
 /// CARP's paragraph, in OpenBSD's words where it has them. `all` shows drops that never happened, too.
@@ -213,4 +260,66 @@ async fn route(context: &Context, words: Arguments<'_>) -> Result<(), CommandErr
 
 fn prefix(address: Ipv4Addr, length: u8) -> Result<Ipv4Prefix, CommandError> {
     Ok(Ipv4Prefix::new(address, length).ok_or(net::ConfigError::BadAddress)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drivers::virtio::net::NetCounters;
+
+    fn statistics() -> Statistics {
+        let mut strays = carp::Counters::default();
+        strays.received = 5;
+        strays.count_drop(carp::DropReason::Ttl);
+        let mut departed = carp::Counters::default();
+        departed.received = 2;
+        departed.adverts_left_to_master = 2;
+        Statistics {
+            network: Snapshot::default(),
+            carp: CarpReport {
+                interfaces: Vec::new(),
+                demotions: Vec::new(),
+                strays,
+                departed,
+            },
+            drivers: alloc::vec![(
+                "vtnet0".into(),
+                NetCounters::TEXTS
+                    .into_iter()
+                    .zip([7; NetCounters::COUNT])
+                    .collect()
+            )],
+        }
+    }
+
+    #[test]
+    fn every_counter_of_the_driver_has_a_line() {
+        let text = statistics().text(Some("vtnet0"));
+        for what in NetCounters::TEXTS {
+            assert!(
+                text.contains(&alloc::format!("\t7 {what}\n")),
+                "{what}: {text}"
+            );
+        }
+        assert!(!text.contains("carp:"));
+    }
+
+    #[test]
+    fn what_was_counted_before_a_vhid_was_known_or_by_one_that_is_gone_is_shown() {
+        let text = statistics().text(None);
+        for line in [
+            "\t7 packets received (IPv4)\n",
+            "\t\t5 for none of our vhids\n",
+            "\t\t1 discarded for wrong TTL\n",
+            "\t\t2 left to the master to settle\n",
+        ] {
+            assert!(text.contains(line), "{line:?} in {text}");
+        }
+        assert!(!text.contains("for bad checksum"), "did not happen");
+        assert!(
+            statistics()
+                .text(Some(CARP))
+                .contains("0 discarded for bad checksum")
+        );
+    }
 }

@@ -474,6 +474,14 @@ fn a_carp_interface_is_made_shown_and_destroyed() {
     );
     let set = person.runs("sysctl net.inet.carp.preempt=1");
     assert_eq!(set, "net.inet.carp.preempt: 0 -> 1\r\n");
+    assert_eq!(person.runs("carp"), "not demoted\r\ncarp0: INIT\r\n");
+    assert_eq!(person.runs("carp demote upkeep 100"), "");
+    assert_eq!(
+        person.runs("carp"),
+        "demoted by 100 (upkeep)\r\ncarp0: INIT\r\n"
+    );
+    let own = person.runs("carp demote 'send errors' 1");
+    assert!(own.contains("choose another reason"), "{own}");
     assert_eq!(person.runs("ifconfig carp0 destroy"), "");
     assert!(
         person

@@ -350,8 +350,8 @@ pub struct VtnetDevice<T: Transport + 'static> {
 }
 
 impl<T: Transport + 'static> VtnetDevice<T> {
-    /// All counters of the driver, and the drops before it (queue full, no device).
-    pub fn counters(&self) -> (NetCounters, u64, u64) {
+    /// All counters of the device, and the drops before it (queue full, no device).
+    fn counters(&self) -> (NetCounters, u64, u64) {
         let status = &self.status;
         let values = core::array::from_fn(|at| status.counters[at].load(Ordering::Relaxed));
         let queue_full = status.queue_full.load(Ordering::Relaxed);
@@ -383,6 +383,15 @@ impl<T: Transport + 'static> net::Device for VtnetDevice<T> {
             return;
         }
         self.port.post(Transmit(packet));
+    }
+
+    fn each_counter(&self, show: &mut dyn FnMut(&'static str, u64)) {
+        let (counters, queue_full, no_device) = self.counters();
+        for (text, value) in NetCounters::TEXTS.into_iter().zip(counters.values()) {
+            show(text, value);
+        }
+        show("output dropped: too many wait for the device", queue_full);
+        show("output dropped: the device is brought up anew", no_device);
     }
 
     fn statistics(&self) -> DeviceStatistics {

@@ -216,6 +216,28 @@ mod tests {
         assert_eq!(parse_status(output), Some(State::Backup));
     }
 
+    /// The kernel's service writes the interface's name, then the change as CARP words it.
+    #[test]
+    fn every_change_of_state_is_read_as_carp_writes_it() {
+        let states = [
+            (carp::State::Init, State::Init),
+            (carp::State::Backup, State::Backup),
+            (carp::State::Master, State::Master),
+        ];
+        for (to, expected) in states {
+            let (from, reason) = (carp::State::Backup, carp::Reason::MasterTimedOut);
+            let change = carp::StateChange { from, to, reason };
+            let read = parse_transition(&format!("[   3.391204] cpu0: carp0: {change}"));
+            assert_eq!(read, Some((expected, "master timed out".to_owned())));
+        }
+        let demotion = carp::action::DemotionChange {
+            name: "boot".to_owned(),
+            by: 128,
+            total: 128,
+        };
+        assert_eq!(parse_transition(&format!("carp0: {demotion}")), None);
+    }
+
     #[test]
     fn the_formula_gives_the_waiting_times() {
         let usual = Scenario::new(false);
