@@ -205,6 +205,17 @@ impl Cpu {
         unsafe { current::set(self) }
     }
 
+    /// Takes [`enter`](Self::enter) back: no CPU is current any more. Before the node goes, where the host thread stays.
+    ///
+    /// # Panics
+    /// On another CPU, or while the loop runs.
+    pub fn leave(&self) {
+        self.assert_current();
+        assert!(!self.looping.get(), "a CPU does not leave its own loop");
+        // SAFETY: nothing runs here, and whoever asks for the current CPU from now on finds none.
+        unsafe { current::set(ptr::null()) }
+    }
+
     /// True while the inbox is halted with nothing in it, and no interrupt is pending: what [`Platform::idle`] checks
     /// last, with interrupts off, before it sleeps. Owner.
     ///

@@ -123,8 +123,7 @@ impl Hosted {
                     // SAFETY: this thread enters this CPU, and no other thread does.
                     unsafe { cpu.enter() };
                     cpu.run();
-                    // SAFETY: the loop has ended; nothing runs on this CPU any more.
-                    unsafe { current::set(core::ptr::null()) };
+                    cpu.leave();
                 };
                 thread::Builder::new()
                     .name(format!("cpu{id}"))

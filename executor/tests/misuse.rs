@@ -468,3 +468,56 @@ fn a_node_that_never_ran_drops_what_was_sent_to_it() {
     drop(node);
     assert_eq!(Arc::strong_count(&item), 1);
 }
+
+#[test]
+fn a_cpu_that_is_stepped_stops_and_leaves() {
+    let dropped = Arc::new(());
+    let node = Node::new(1, Arc::new(Still));
+    let cpu = node.cpu(CpuId(0));
+    let held = dropped.clone();
+    node.spawn_on(cpu.id(), "waits", move || async move {
+        assert!(refused(|| current().leave()), "a poll cannot leave");
+        pending::<()>().await;
+        drop(held);
+    })
+    .detach();
+    // SAFETY: this host thread alone enters it.
+    unsafe { cpu.enter() };
+    while cpu.step() {}
+    assert_eq!(cpu.thread_count(), 1);
+    node.stop();
+    while cpu.step() {}
+    assert_eq!(cpu.thread_count(), 0);
+    assert_eq!(Arc::strong_count(&dropped), 1);
+    cpu.leave();
+    assert!(try_current().is_none());
+}
+
+#[test]
+fn a_flood_from_outside_of_every_cpu_arrives_whole_and_in_order() {
+    const COUNT: u32 = 3000;
+    let hosted = start(1);
+    let (began, done) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let (told, seen) = (began.clone(), done.clone());
+    // One poll, until the whole flood is there.
+    hosted
+        .node()
+        .spawn_on(CpuId(0), "busy", move || async move {
+            while told.load(Ordering::Acquire) == 0 {
+                std::hint::spin_loop();
+            }
+        })
+        .detach();
+    for number in 0..COUNT {
+        let seen = seen.clone();
+        send_to(hosted.node().cpu(CpuId(0)), move |_| {
+            assert_eq!(seen.fetch_add(1, Ordering::AcqRel), number);
+        });
+    }
+    began.store(1, Ordering::Release);
+    let began = std::time::Instant::now();
+    while done.load(Ordering::Acquire) != COUNT {
+        assert!(began.elapsed() < Duration::from_secs(10), "some were lost");
+        std::thread::yield_now();
+    }
+}

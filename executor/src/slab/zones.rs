@@ -1,7 +1,7 @@
 //! The zone map: which 64 KiB pieces of the kernel's memory are in use.
 //!
 //! One bit per zone in atomic words; a claim is a compare-and-swap of one word, so there is no lock and nothing to
-//! corrupt: a run of zones over several words is claimed word by word and given back if it meets a used one. Zones
+//! corrupt: a run of zones that looks free is claimed zone by zone and given back if it meets a used one. Zones
 //! move rarely (a slab keeps its zone), so a scan from a shared hint is fast enough.
 
 use crate::sync::{AtomicU64, AtomicUsize, Fault, Ordering, fault};
@@ -104,15 +104,23 @@ impl ZoneMap {
                 first = (first / 64 + 1) * 64;
                 continue;
             }
-            match (first..first + count).find(|zone| !self.claim_one(*zone)) {
-                None => return Some(first),
-                Some(taken) => {
-                    self.unclaim(first, taken);
-                    first = taken + 1;
-                }
+            // Looks before it takes: part of a run, taken and given back, would hide free zones from others meanwhile.
+            let mut run = first..first + count;
+            if let Some(taken) = run.clone().find(|zone| !self.is_free(*zone)) {
+                first = taken + 1;
+                continue;
             }
+            let Some(taken) = run.find(|zone| !self.claim_one(*zone)) else {
+                return Some(first);
+            };
+            self.unclaim(first, taken);
+            first = taken + 1;
         }
         None
+    }
+
+    fn is_free(&self, zone: usize) -> bool {
+        self.used[zone / 64].load(Ordering::Relaxed) & 1 << (zone % 64) == 0
     }
 
     fn claim_one(&self, zone: usize) -> bool {
@@ -198,6 +206,33 @@ mod tests {
             .expect("101..128 is too short, 65..100 too, 1..63 fits");
         assert_eq!(first.addr().get() / ZONE_SIZE - 1, 1);
         assert!(map.claim(64).is_none());
+    }
+
+    #[test]
+    fn a_search_for_a_run_hides_no_free_zone_from_others() {
+        let map = map(256);
+        // 32 zones in a row are free, which a search for 33 passes again and again.
+        assert!((0..256).all(|zone| (96..128).contains(&zone) || map.claim_one(zone)));
+        map.free.store(32, Ordering::Relaxed);
+        let done = core::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    assert!(map.claim(33).is_none());
+                }
+            });
+            let lost = (0..100_000).filter(|_| match map.claim(1) {
+                // SAFETY: just claimed.
+                Some(zone) => unsafe {
+                    map.release(zone, 1);
+                    false
+                },
+                None => true,
+            });
+            let lost = lost.count();
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(lost, 0, "32 free zones were not found");
+        });
     }
 
     #[test]
