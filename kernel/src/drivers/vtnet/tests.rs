@@ -229,6 +229,31 @@ fn the_link_is_reported_and_a_device_in_need_is_reset() {
     assert!(bench.device.link_up());
 }
 
+#[test]
+fn frames_that_a_stalled_device_leaves_no_room_for_are_counted_by_reason() {
+    let bench = bench(1);
+    let device = bench.device.clone();
+    let sent = QUEUE_LIMIT as u64 + 600;
+    let count = |device: &VtnetDevice<FakeTransport>, wanted: &str| {
+        let mut found = None;
+        device.each_counter(&mut |text, value| {
+            if text.contains(wanted) {
+                assert_eq!(found.replace(value), None, "two of them");
+            }
+        });
+        found.unwrap()
+    };
+    // Nobody takes frames out of the ring: it fills, then the queue before it.
+    let (given, too_many) = bench.node.block_on(move || async move {
+        (0..sent).for_each(|number| device.transmit(frame(number as u8, 0)));
+        let given = count(&device, "frames given to the device");
+        (given, count(&device, "too many wait"))
+    });
+    assert!(given > 0 && too_many > 0, "{given} {too_many}");
+    assert_eq!(given + QUEUE_LIMIT as u64 + too_many, sent);
+    assert_eq!(bench.device.statistics().sent_drops, too_many);
+}
+
 /// Each frame that comes up makes the device receive another, so the ring never runs dry.
 struct Flood {
     fake: FakeDevice,
