@@ -8,9 +8,8 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use futures_util::future::LocalBoxFuture;
-
 use carp::service::Carp;
+use futures_util::future::LocalBoxFuture;
 use net::Network;
 
 use crate::trace_stream::TraceStream;
