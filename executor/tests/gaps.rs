@@ -1,16 +1,17 @@
 //! What the other tests would not notice: each of these was written for a defect that was planted and survived.
 
 use executor::{
-    CpuId, Event, current, current_cpu, hosted, run_on, send_to, spawn, spawn_movable, spawn_on,
-    timeout, yield_now,
+    Cpu, CpuId, Event, Message, Node, Pending, Platform, Port, PortRef, Put, Serve, Server,
+    current, current_cpu, hosted, run_on, send_to, spawn, spawn_movable, spawn_on, timeout,
+    yield_now,
 };
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::poll_fn,
     rc::Rc,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     task::{Poll, Waker},
     time::{Duration, Instant},
@@ -164,5 +165,94 @@ fn a_cancelled_timer_never_fires() {
         .await;
         executor::sleep(Duration::from_millis(250)).await;
         assert_eq!(fired(), 1, "the last sleep's own");
+    });
+}
+
+/// A machine whose clock stands until it is set, and whose timer interrupt the test makes.
+struct Manual(AtomicU64);
+impl Platform for Manual {
+    fn clock_ns(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+    fn doorbell(&self, _: CpuId) {}
+    fn idle(&self, _: &Cpu) {}
+    fn set_timer(&self, _: Option<u64>) {}
+}
+
+#[test]
+fn a_timer_interrupt_fires_what_is_due_at_the_poll_point() {
+    let clock = Arc::new(Manual(AtomicU64::new(1)));
+    let node = Node::new(1, clock.clone());
+    let cpu = node.cpu(CpuId(0));
+    // SAFETY: this host thread alone enters it.
+    unsafe { cpu.enter() };
+    let sleeper = spawn("sleeper", executor::sleep_until(1000));
+    while cpu.step() {}
+    clock.0.store(1000, Ordering::Relaxed);
+    assert!(cpu.interrupt_timer().is_none());
+    assert!(!sleeper.is_finished(), "not in the interrupt");
+    while cpu.step() {}
+    assert!(sleeper.is_finished());
+    cpu.leave();
+}
+
+/// Passes what it gets to the next port, inside its handler.
+struct Link {
+    next: Option<PortRef<Link>>,
+    depth: Rc<Cell<(u32, u32)>>,
+    handled: Rc<Cell<u32>>,
+}
+struct Pass;
+impl Message for Pass {
+    type Reply = ();
+}
+impl Server for Link {
+    type Work = Pending<Pass>;
+}
+impl Serve<Pass> for Link {
+    fn put(&self, _: Pass) -> Put<Pass> {
+        let (depth, deepest) = self.depth.get();
+        self.depth.set((depth + 1, deepest.max(depth + 1)));
+        self.handled.set(self.handled.get() + 1);
+        if let Some(next) = &self.next {
+            next.post(Pass);
+        }
+        let (depth, deepest) = self.depth.get();
+        self.depth.set((depth - 1, deepest));
+        Put::Done(())
+    }
+    fn queue(pending: Pending<Pass>) -> Pending<Pass> {
+        pending
+    }
+}
+
+#[test]
+fn handlers_nest_only_so_deep() {
+    const LINKS: u32 = 40;
+    hosted::run(1, || async {
+        let (depth, handled) = (Rc::new(Cell::new((0, 0))), Rc::new(Cell::new(0)));
+        let mut next = None;
+        for _ in 0..LINKS {
+            let port = Port::new(Link {
+                next: next.take(),
+                depth: depth.clone(),
+                handled: handled.clone(),
+            });
+            next = Some(port.handle());
+            spawn("link", async move {
+                loop {
+                    let served = port.receive().await.serve(port.server());
+                    assert!(served.is_ok());
+                }
+            })
+            .detach();
+        }
+        yield_now().await;
+        next.expect("the first link").post(Pass);
+        while handled.get() != LINKS {
+            yield_now().await;
+        }
+        // The served one and eight inline ones upon it.
+        assert!((2..=9).contains(&depth.get().1), "{:?}", depth.get());
     });
 }
