@@ -28,6 +28,9 @@ const MEMORY: usize = 600_000;
 const IDENTIFIER: u16 = 0xa4a8;
 /// A ping not answered within this time counts as lost.
 const LOST_AFTER: Duration = Duration::from_millis(500);
+/// So is one without an answer when a ping sent this much later has one: more than two nodes' answers
+/// can change places.
+const OVERTAKEN_BY: Duration = Duration::from_millis(50);
 
 /// One ping.
 #[derive(Clone, Copy, Debug)]
@@ -131,6 +134,14 @@ impl Log {
             (last_at, last_from) = (at, from.or(last_from));
         }
 
+        // A step may be shorter than LOST_AFTER: the LAN keeps the order, so an answer to a newer ping
+        // tells as well.
+        let newest_answered = self
+            .pings
+            .iter()
+            .filter(|ping| ping.reply.is_some_and(|reply| reply.at <= end))
+            .map(|ping| ping.sent)
+            .max();
         let mut stall = Duration::ZERO;
         let (mut lost, mut tenth, mut sent) = (0, 0, 0);
         let mut previous: Option<Instant> = None;
@@ -146,7 +157,10 @@ impl Log {
             let late = ping
                 .reply
                 .is_none_or(|reply| reply.at - ping.sent > LOST_AFTER);
-            if late && end.saturating_duration_since(ping.sent) > LOST_AFTER {
+            let overtaken = ping.reply.is_none()
+                && newest_answered
+                    .is_some_and(|newer| newer.saturating_duration_since(ping.sent) > OVERTAKEN_BY);
+            if overtaken || late && end.saturating_duration_since(ping.sent) > LOST_AFTER {
                 lost += 1;
                 tenth += usize::from((self.first_sequence + index as u64).is_multiple_of(10));
             }

@@ -32,6 +32,7 @@ fn a_gap_is_the_outage_and_names_both_sides() {
     };
     let window = log(epoch, who).window(epoch + ms(250), epoch + ms(999), INTERVAL);
     assert_eq!(window.outage, ms(37));
+    assert_eq!((window.lost, window.lost_of_every_tenth), (37, 4));
     assert_eq!(window.hand_over, (Some(Port(0)), Some(Port(1))));
     assert_eq!(window.own_stall, Duration::ZERO);
 }
