@@ -57,7 +57,7 @@ pub struct Counters {
     pub dropped_cut: u64,
     /// Dropped: loss was asked for.
     pub dropped_loss: u64,
-    /// Dropped: the destination is on the port the frame came from, or in another part.
+    /// Dropped: the destination is on the port the frame came from.
     pub dropped_filtered: u64,
     /// Dropped: shorter than an Ethernet header.
     pub dropped_runt: u64,
@@ -103,7 +103,9 @@ struct PortState {
 /// The switch itself.
 pub struct Switch {
     ports: Vec<PortState>,
-    table: HashMap<[u8; 6], Port>,
+    /// By part, as the parts of a divided LAN are switches of their own: two masters with one virtual
+    /// MAC, one in each, must not move each other's entry.
+    table: HashMap<(u8, [u8; 6]), Port>,
     random: u64,
 }
 
@@ -173,9 +175,9 @@ impl Switch {
         self.table.retain(|_, at| *at != port);
     }
 
-    /// Where an address was last seen.
-    pub fn locate(&self, mac: &[u8; 6]) -> Option<Port> {
-        self.table.get(mac).copied()
+    /// Where an address was last seen in a part of the LAN.
+    pub fn locate(&self, part: u8, mac: [u8; 6]) -> Option<Port> {
+        self.table.get(&(part, mac)).copied()
     }
 
     /// Takes a frame in from `from` and calls `deliver` with each port it leaves by and the time
@@ -194,16 +196,16 @@ impl Switch {
             mac.copy_from_slice(&header[at..at + 6]);
             mac
         });
-        self.learn(source, from);
-
         let (part, delay) = (self.link(from).part, self.link(from).delay);
+        self.learn((part, source), from);
+
         let known = if is_group(&destination) {
             None
         } else {
-            self.locate(&destination)
+            self.locate(part, destination)
         };
         match known {
-            Some(to) if to == from || self.link(to).part != part => {
+            Some(to) if to == from => {
                 self.counters(from).dropped_filtered += 1;
             }
             Some(to) => {
@@ -237,8 +239,8 @@ impl Switch {
         true
     }
 
-    fn learn(&mut self, source: [u8; 6], from: Port) {
-        if is_group(&source) {
+    fn learn(&mut self, source: (u8, [u8; 6]), from: Port) {
+        if is_group(&source.1) {
             return;
         }
         let full = self.table.len() >= TABLE_LIMIT;
@@ -324,7 +326,7 @@ mod tests {
                 ..Link::default()
             },
         );
-        assert_eq!(switch.locate(&mac(2)), None);
+        assert_eq!(switch.locate(0, mac(2)), None);
         assert_eq!(outputs(&mut switch, a, &frame(mac(2), mac(1))), [c]);
         assert_eq!(outputs(&mut switch, b, &frame(BROADCAST, mac(2))), []);
         assert_eq!(switch.counters(b).dropped_cut, 2);
@@ -343,7 +345,11 @@ mod tests {
         );
         assert_eq!(outputs(&mut switch, a, &frame(BROADCAST, mac(1))), []);
         assert_eq!(outputs(&mut switch, b, &frame(BROADCAST, mac(2))), [c]);
-        assert_eq!(outputs(&mut switch, b, &frame(mac(1), mac(2))), []);
+        assert_eq!(outputs(&mut switch, b, &frame(mac(1), mac(2))), [c]);
+        // Two masters speak from one address, one in each part: neither takes the other's clients.
+        outputs(&mut switch, b, &frame(BROADCAST, mac(9)));
+        outputs(&mut switch, a, &frame(BROADCAST, mac(9)));
+        assert_eq!(outputs(&mut switch, c, &frame(mac(9), mac(3))), [b]);
         switch.set_link(a, Link::default());
         assert_eq!(outputs(&mut switch, b, &frame(mac(1), mac(2))), [a, c]);
     }
