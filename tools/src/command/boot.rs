@@ -55,6 +55,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     {
         bail!("no such rc file: {}", rc.display());
     }
+    if arguments.net.is_some() && arguments.machine == Machine::Microvm {
+        bail!("microvm's network card is virtio-mmio, which has no driver yet; use q35 or pc");
+    }
     let network = arguments.net.as_deref().map(|net| match net {
         "user" => Network::User,
         socket => Network::Lan(PathBuf::from(socket)),
