@@ -282,8 +282,8 @@ fn cpu_ids(node: &Node) -> impl Iterator<Item = CpuId> + use<> {
     (0..node.cpu_count() as u16).map(CpuId)
 }
 
-/// Writes a frame, waiting where the channel is full. A machine without a channel takes nothing for
-/// ever: then the frame is given up.
+/// Writes a frame, waiting where the channel is full. A channel that takes nothing for a second is none: then the frame is
+/// given up, and the stream is switched off.
 async fn write_all(channel: &mut Channel, stream: &TraceStream, mut frame: &[u8]) {
     let mut patience = 1000;
     while !frame.is_empty() && patience > 0 {
@@ -294,7 +294,15 @@ async fn write_all(channel: &mut Channel, stream: &TraceStream, mut frame: &[u8]
             .set(stream.sent_bytes.get() + taken as u64);
         if taken == 0 {
             patience -= 1;
-            sleep(CHANNEL_PAUSE).await;
+            if patience == 0 && stream.wanted.replace(false) {
+                log::warn!(
+                    "trace stream: nothing takes the trace (a second serial port or a virtio console would); off"
+                );
+            } else if !stream.wanted.get() && stream.sent_bytes.get() == 0 {
+                return;
+            } else {
+                sleep(CHANNEL_PAUSE).await;
+            }
         }
     }
 }
