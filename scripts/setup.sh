@@ -156,11 +156,20 @@ setup_want_rust() {
         'debian 12')
             setup_needed+=(rustc-web cargo-web rust-web-src)
             setup_has_rust_web || grep -rqsE '^[^#]*debian-security' /etc/apt/sources.list /etc/apt/sources.list.d \
-                || setup_source='deb http://deb.debian.org/debian-security bookworm-security main'
+                || setup_source=$(setup_security_source)
             ;;
         'debian 1'[3-9] | 'ubuntu 2'[4-9].*) setup_needed+=(rustup ca-certificates) ;;
         *) setup_by_hand=$SETUP_RUSTUP ;;
     esac
+}
+
+# The security archive beside the mirror that this system uses already.
+setup_security_source() {
+    local mirror
+    mirror=$(grep -rhsE '^[^#]*https?://' /etc/apt/sources.list /etc/apt/sources.list.d \
+        | grep -oE 'https?://[^[:space:]]+/debian/?([[:space:]]|$)' | head -n 1 | tr -d '[:space:]') || true
+    mirror=${mirror%/}
+    [ -z "$mirror" ] || printf 'deb %s-security bookworm-security main' "$mirror"
 }
 
 setup_recall() {
