@@ -106,6 +106,7 @@ fn traps_30_31_a_message_to_a_halting_cpu_is_never_lost() {
             let sender = thread::spawn(move || {
                 let (inbox, ring, bell) = &*theirs;
                 for value in [1, 2] {
+                    // SAFETY: this model has one producer and one consumer, and this thread is the one.
                     unsafe { ring.push(Box::new(value)) }.unwrap();
                     if inbox.tell(1) {
                         bell.ring();
@@ -116,6 +117,7 @@ fn traps_30_31_a_message_to_a_halting_cpu_is_never_lost() {
             let mut got = Vec::new();
             while got.len() < 2 {
                 if inbox.collect() != 0 {
+                    // SAFETY: this model has one producer and one consumer, and this thread is the one.
                     let _ = unsafe { ring.take_batch(|_, value| got.push(*value)) };
                 } else if inbox.try_halt() {
                     bell.sleep();
@@ -169,6 +171,7 @@ fn trap_28_a_sender_that_sleeps_over_a_full_ring_is_told_of_room() {
         let sender = thread::spawn(move || {
             for value in 0..MESSAGES {
                 let mut value = value;
+                // SAFETY: this model has one producer and one consumer, and this thread is the one.
                 while let Err(back) = unsafe { theirs.0.push(value) } {
                     theirs.0.ask_for_room();
                     match unsafe { theirs.0.push(back) } {
@@ -181,6 +184,7 @@ fn trap_28_a_sender_that_sleeps_over_a_full_ring_is_told_of_room() {
         });
         let mut next = 0;
         while next < MESSAGES {
+            // SAFETY: loom checks the access; the token excludes the other thread.
             let told = unsafe {
                 ring.0.take_batch(|_, value| {
                     assert_eq!(value, next);
@@ -212,10 +216,12 @@ fn trap_43_a_reply_wakes_its_caller_once_and_is_visible_before_done() {
     check(&[Fault::DoneWithoutSwap, Fault::RelaxedDone], || {
         let slot = Arc::new(ReplySlot::<Box<u32>>::default());
         let theirs = slot.clone();
+        // SAFETY: one reply per slot in this model.
         let server = thread::spawn(move || unsafe { theirs.reply(Box::new(7)) });
         let bell = std::sync::Arc::new(Bell::default());
         let waker = Waker::from(bell.clone());
         let reply = loop {
+            // SAFETY: this thread is the one caller of the slot.
             match unsafe { slot.poll(&waker) } {
                 Poll::Ready(reply) => break reply,
                 Poll::Pending => bell.0.sleep(),
@@ -232,15 +238,18 @@ fn a_caller_that_polls_again_with_another_waker_is_woken_by_the_newest() {
     check(&[Fault::DoneWithoutSwap], || {
         let slot = Arc::new(ReplySlot::<u32>::default());
         let theirs = slot.clone();
+        // SAFETY: one reply per slot in this model.
         let server = thread::spawn(move || unsafe { theirs.reply(7) });
         let old = Waker::from(std::sync::Arc::new(Bell::default()));
         let bell = std::sync::Arc::new(Bell::default());
         let new = Waker::from(bell.clone());
+        // SAFETY: this thread is the one caller of the slot.
         let mut reply = unsafe { slot.poll(&old) };
         while reply.is_pending() {
             reply = unsafe { slot.poll(&new) };
             if reply.is_pending() {
                 bell.0.sleep();
+                // SAFETY: this thread is the one caller of the slot.
                 reply = unsafe { slot.poll(&new) };
             }
         }
@@ -256,6 +265,7 @@ fn a_caller_may_go_away_at_any_moment() {
         let theirs = slot.clone();
         let server = thread::spawn(move || {
             let _ = theirs.is_aborted();
+            // SAFETY: one reply per slot in this model.
             unsafe { theirs.reply(Box::new(7)) };
         });
         let bell = std::sync::Arc::new(Bell::default());
@@ -327,6 +337,7 @@ fn a_token_excludes_and_its_release_wakes_who_sleeps_for_it() {
                         shared.2.sleep();
                     }
                 }
+                // SAFETY: loom checks the access; the token excludes the other thread.
                 shared.1.with_mut(|count| unsafe { *count += 1 });
                 if shared.0.release() != 0 {
                     shared.2.ring();
@@ -336,6 +347,7 @@ fn a_token_excludes_and_its_release_wakes_who_sleeps_for_it() {
             let other = thread::spawn(move || take(&theirs, 1));
             take(&shared, 0);
             other.join().unwrap();
+            // SAFETY: loom checks the access; the token excludes the other thread.
             shared.1.with(|count| assert_eq!(unsafe { *count }, 2));
         },
     );
@@ -350,20 +362,24 @@ fn remote_frees_reach_the_owner_exactly_once() {
                 let list = list.clone();
                 thread::spawn(move || {
                     let node = Box::into_raw(Box::new(FreeNode::new()));
+                    // SAFETY: the node was just boxed and is on no list.
                     unsafe { list.push(node) };
                 })
             })
             .collect();
         let mut taken = Vec::new();
+        // SAFETY: the node was just boxed and is on no list.
         unsafe { list.take_all(|node| taken.push(node)) };
         for freer in freers {
             freer.join().unwrap();
         }
+        // SAFETY: the node was just boxed and is on no list.
         unsafe { list.take_all(|node| taken.push(node)) };
         taken.sort_unstable();
         taken.dedup();
         assert_eq!(taken.len(), 2);
         for node in taken {
+            // SAFETY: boxed by the freer, taken off the list once.
             drop(unsafe { Box::from_raw(node) });
         }
     });
