@@ -35,8 +35,8 @@ const PENDING_TIMER: u32 = 1;
 /// A device interrupt came during a critical section.
 const PENDING_INTERRUPT: u32 = 2;
 
-/// How many turns of a busy loop pass between two looks at the clock where timers are polled.
-const CLOCK_TURNS: u32 = 64;
+/// How many turns of a busy loop pass between two looks at clock and devices where no interrupt reaches it.
+const POLL_TURNS: u32 = 64;
 
 /// What a held token adds to a CPU's `inline_load`: more than any depth of inline handlers.
 pub(crate) const TOKEN_LOAD: u32 = 1 << 8;
@@ -50,9 +50,11 @@ pub type InterruptHandler = Rc<dyn Fn()>;
 mod ending;
 mod interrupts;
 mod observe;
+mod step;
 
 pub use interrupts::Overrun;
 pub use observe::{Name, ThreadInfo};
+pub use step::Broken;
 
 /// One CPU.
 pub struct Cpu {
@@ -233,7 +235,7 @@ impl Cpu {
         self.begin_loop();
         self.critical.set(1);
         self.now_ns.set(self.node().clock_ns());
-        let polled_clock = self.node().platform().timer_is_polled();
+        let polled = self.node().platform().interrupts_are_polled();
         let mut turns = 0u32;
         loop {
             if !self.inbox.is_quiet() {
@@ -248,10 +250,13 @@ impl Cpu {
             if self.backlog.get() != 0 {
                 self.flush_backlog();
             }
-            if polled_clock && !self.timers.is_empty() {
+            if polled {
                 turns = turns.wrapping_add(1);
-                if turns.is_multiple_of(CLOCK_TURNS) {
-                    self.fire_timers();
+                if turns.is_multiple_of(POLL_TURNS) {
+                    self.node().platform().poll_interrupts(self);
+                    if !self.timers.is_empty() {
+                        self.fire_timers();
+                    }
                 }
             }
             match self.run_queue.pop() {
@@ -278,44 +283,6 @@ impl Cpu {
     fn begin_loop(&self) {
         self.assert_current();
         assert!(!self.looping.replace(true), "a CPU's loop does not nest");
-    }
-
-    /// Runs at most one message batch, timer batch or thread: a step of a simulator. False: nothing to do. The step that
-    /// finds the node stopped drops the threads that are left. Owner.
-    ///
-    /// # Panics
-    /// As [`run`](Self::run).
-    pub fn step(&self) -> bool {
-        self.begin_loop();
-        let something = self.one_step();
-        self.looping.set(false);
-        something
-    }
-
-    fn one_step(&self) -> bool {
-        if !self.inbox.is_quiet() {
-            self.drain();
-            return true;
-        }
-        if self.stopping.get() {
-            self.abandon_threads();
-            return false;
-        }
-        if self.pending.load(Ordering::Relaxed) != 0 {
-            self.replay();
-            return true;
-        }
-        if self.backlog.get() != 0 && self.flush_backlog() {
-            return true;
-        }
-        match self.run_queue.pop() {
-            Some(thread) => {
-                // SAFETY: as in `run`.
-                unsafe { self.dispatch(&*thread) };
-                true
-            }
-            None => false,
-        }
     }
 
     /// # Safety
@@ -528,7 +495,7 @@ impl Cpu {
     /// Nothing is runnable: sleep until something is. Owner.
     fn idle(&self) {
         let platform = self.node().platform();
-        if platform.timer_is_polled() && !self.timers.is_empty() {
+        if platform.interrupts_are_polled() && !self.timers.is_empty() {
             self.fire_timers();
             if !self.run_queue.is_empty() {
                 return;
@@ -542,35 +509,52 @@ impl Cpu {
                 core::hint::spin_loop();
             }
         }
-        if self.backlog.get() != 0 {
-            for outbound in &self.outbound {
-                outbound.ask_for_room();
-            }
-            if self.flush_backlog() {
-                return;
-            }
+        if self.backlog.get() != 0 && self.ask_for_room() {
+            return;
         }
+        let Some(began_ns) = self.fall_asleep() else {
+            return;
+        };
+        platform.idle(self);
+        self.wake_up(began_ns);
+        if platform.interrupts_are_polled() {
+            self.fire_timers();
+        }
+    }
+
+    /// Has the targets of the backlog tell this CPU when there is room. True: there was some already. Owner.
+    fn ask_for_room(&self) -> bool {
+        for outbound in &self.outbound {
+            outbound.ask_for_room();
+        }
+        self.flush_backlog()
+    }
+
+    /// Gets ready to sleep: the hardware timer is set to what is due next, the inbox is halted. The time, or None if
+    /// something came in and must be drained instead.
+    fn fall_asleep(&self) -> Option<u64> {
         // Asleep, only what is really due may ring: the watchdog has nothing to watch.
         self.watch_ns.set(u64::MAX);
         if self.timers.next_ns() != self.armed_ns.get() {
             self.set_hardware_timer(self.timers.next_ns());
         }
         if !self.inbox.try_halt() {
-            return;
+            return None;
         }
-        let began = self.node().clock_ns();
-        self.record_at(began, trace::Event::IdleBegin, 0, 0, 0);
+        let began_ns = self.node().clock_ns();
+        self.record_at(began_ns, trace::Event::IdleBegin, 0, 0, 0);
         self.stats.halts.add(1);
-        platform.idle(self);
-        let ended = self.node().clock_ns();
-        self.now_ns.set(ended);
-        self.stats.idle_ns.add(ended.saturating_sub(began));
-        self.record_at(ended, trace::Event::IdleEnd, 0, 0, 0);
-        // Awake: takes HALTED back, and whatever came with it.
+        Some(began_ns)
+    }
+
+    /// Awake again since now; asleep since `began_ns`.
+    fn wake_up(&self, began_ns: u64) {
+        let ended_ns = self.node().clock_ns();
+        self.now_ns.set(ended_ns);
+        self.stats.idle_ns.add(ended_ns.saturating_sub(began_ns));
+        self.record_at(ended_ns, trace::Event::IdleEnd, 0, 0, 0);
+        // Takes HALTED back, and whatever came with it.
         self.drain();
-        if platform.timer_is_polled() {
-            self.fire_timers();
-        }
     }
 
     /// Sends the running thread to `target` when its poll ends. Owner, in a poll.

@@ -85,7 +85,7 @@ impl Platform for Host {
         self.idle_spin
     }
 
-    fn timer_is_polled(&self) -> bool {
+    fn interrupts_are_polled(&self) -> bool {
         true
     }
 }

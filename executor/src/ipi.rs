@@ -107,6 +107,12 @@ impl Outbound {
         }
     }
 
+    /// True if nothing waits here for room, or the target will tell when there is some.
+    pub(crate) fn is_expected(&self) -> bool {
+        // SAFETY: a backlog exists, so the ring does.
+        !self.has_backlog() || unsafe { &*self.ring.get() }.room_is_wanted()
+    }
+
     /// Drops the backlog, when the node goes. True: there was one.
     pub(crate) fn discard(&self) -> bool {
         let backlog = self.backlog.take();

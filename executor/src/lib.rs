@@ -44,7 +44,7 @@ mod whole {
     //! Everything that is more than one structure.
     pub use crate::{
         call::Call,
-        cpu::{Cpu, InterruptHandler, Name, Overrun, ThreadInfo},
+        cpu::{Broken, Cpu, InterruptHandler, Name, Overrun, ThreadInfo},
         current::{current, try_current},
         event::Event,
         ipi::{chain, run_on, send_to},

@@ -2,6 +2,7 @@
 
 use crate::{
     Builder, Cpu, CpuId, JoinHandle, Platform, ipi,
+    slab::ZoneMap,
     trace::{ClassMask, Record},
 };
 use alloc::{
@@ -21,6 +22,8 @@ use core::{
 /// kept, and used, for longer.
 pub struct Node {
     this: Weak<Self>,
+    /// See [`Node::set_kernel_data`]. Before the CPUs, so that it goes before the heaps that it may come from.
+    kernel: OnceCell<Box<dyn Any + Send + Sync>>,
     /// Shared with nobody; weakly by what keeps a CPU's address to compare it.
     cpus: Arc<[Cpu]>,
     platform: Arc<dyn Platform>,
@@ -29,8 +32,8 @@ pub struct Node {
     watchdog_ns: AtomicU64,
     next_token: AtomicU32,
     next_thread: AtomicU32,
-    /// See [`Node::set_kernel_data`].
-    kernel: OnceCell<Box<dyn Any + Send + Sync>>,
+    /// See [`Node::set_zones`].
+    zones: OnceCell<&'static ZoneMap>,
 }
 
 impl Node {
@@ -54,6 +57,7 @@ impl Node {
             trace_mask: AtomicU32::new(0),
             watchdog_ns: AtomicU64::new(0),
             next_token: AtomicU32::new(1),
+            zones: OnceCell::uninit(),
             kernel: OnceCell::uninit(),
             next_thread: AtomicU32::new(1),
         });
@@ -97,6 +101,22 @@ impl Node {
     #[inline]
     pub fn platform(&self) -> &dyn Platform {
         &*self.platform
+    }
+
+    /// Gives this node the memory that its CPUs' heaps allocate from, for the kernel's global allocator to find. Once;
+    /// false if it has some already.
+    pub fn set_zones(&self, zones: &'static ZoneMap) -> bool {
+        let mut given = Some(zones);
+        let _ = self
+            .zones
+            .try_init_once(|| given.take().expect("initialised once"));
+        given.is_none()
+    }
+
+    /// The memory that the CPUs' heaps allocate from, where it is the node's own.
+    #[inline]
+    pub fn zones(&self) -> Option<&'static ZoneMap> {
+        self.zones.try_get().ok().copied()
     }
 
     /// Hangs the kernel's own state on this node, so that code which has nothing but a CPU finds it (a log backend has

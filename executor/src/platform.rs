@@ -1,6 +1,6 @@
 //! What the executor asks of a machine.
 //!
-//! Five calls, no more: everything above is the same on hardware, on a host and in a simulator.
+//! A handful of calls, no more: everything above is the same on hardware, on a host and in a simulator.
 
 use crate::{Cpu, CpuId};
 
@@ -26,8 +26,15 @@ pub trait Platform: Send + Sync {
         0
     }
 
-    /// True if no timer interrupt reaches a busy CPU, so that its loop must look at the clock itself now and then.
-    fn timer_is_polled(&self) -> bool {
+    /// True if no interrupt reaches a busy CPU, so that its loop must look at the clock and, by
+    /// [`poll_interrupts`](Self::poll_interrupts), at the devices itself now and then.
+    fn interrupts_are_polled(&self) -> bool {
         false
+    }
+
+    /// Does what the interrupt handlers of devices with news would do. For a busy CPU's loop, every few dozen polls,
+    /// where [`interrupts_are_polled`](Self::interrupts_are_polled).
+    fn poll_interrupts(&self, cpu: &Cpu) {
+        let _ = cpu;
     }
 }

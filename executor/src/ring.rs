@@ -98,6 +98,12 @@ impl<T> Ring<T> {
         }
     }
 
+    /// True while the producer waits to be told of room; exact when neither side is at work.
+    #[cfg(not(loom))]
+    pub(crate) fn room_is_wanted(&self) -> bool {
+        self.want_room.load(Ordering::Relaxed)
+    }
+
     /// Runs `each` over what was in the ring when the call began, in order. True: the sender asked for room, tell it.
     ///
     /// The head moves before each message runs, as DragonFly's does, so that a handler may send to this very pair.

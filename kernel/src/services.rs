@@ -7,12 +7,17 @@ use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::time::Duration;
 
 use carp::service::Carp;
+use executor::timeout;
 use futures_util::future::LocalBoxFuture;
 use net::Network;
 
 use crate::trace_stream::TraceStream;
+
+/// How long all services together may take to say goodbye: one that hangs must not keep a machine from going down.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Says goodbye for one service.
 type Stop = Box<dyn Fn() -> LocalBoxFuture<'static, ()>>;
@@ -45,13 +50,16 @@ impl Services {
         self.stops.borrow_mut().push(Box::new(stop));
     }
 
-    /// Stops the services, the last started first.
-    pub async fn stop(&self) {
-        loop {
-            let Some(stop) = self.stops.borrow_mut().pop() else {
-                return;
-            };
-            stop().await;
-        }
+    /// Stops the services, the last started first. False: one of them did not in time, and the rest was not tried.
+    pub async fn stop(&self) -> bool {
+        let all = async {
+            loop {
+                let Some(stop) = self.stops.borrow_mut().pop() else {
+                    return;
+                };
+                stop().await;
+            }
+        };
+        timeout(PATIENCE, all).await.is_ok()
     }
 }

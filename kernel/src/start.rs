@@ -53,13 +53,15 @@ async fn run(machine: Arc<dyn Machine>, node: Arc<Node>, log: Arc<KernelLog>) {
         console: devices.console,
     };
     start_trace_stream(channel, &node, &trace_stream, environment.hostname());
-    let (network, carp) = network::start(&node, devices.networks).await;
+    let mut networks = devices.networks;
+    networks.extend(machine.networks());
+    let (network, carp) = network::start(&node, networks).await;
     let terminal = Rc::new(Terminal::new(machine.clone()));
     let context = Context {
         output: Output::new(terminal.clone()),
         dmesg: Rc::new(RefCell::new(Dmesg::default())),
         sysctls: Sysctls::default(),
-        services: Services::new(trace_stream, network, carp),
+        services: Rc::new(Services::new(trace_stream, network, carp)),
         last_trace_mask: Cell::new(ClassMask::ALL),
         machine: machine.clone(),
         node,
@@ -71,6 +73,7 @@ async fn run(machine: Arc<dyn Machine>, node: Arc<Node>, log: Arc<KernelLog>) {
         let carp = carp.clone();
         Box::pin(async move { carp.stop().await })
     });
+    watch_power_button(context.machine.clone(), context.services.clone());
 
     log.set_quiet(false);
     log.hand_to_console_task();
@@ -124,6 +127,26 @@ fn start_trace_stream(
         .priority(Priority::IDLE)
         .spawn(async move { trace_stream::run(channel, node, stream, &hostname).await })
         .detach();
+}
+
+/// Has the machine go down in good order when somebody outside asks for it.
+fn watch_power_button(machine: Arc<dyn Machine>, services: Rc<Services>) {
+    if machine.power_button().is_none() {
+        return;
+    }
+    let watch = async move {
+        if let Some(button) = machine.power_button() {
+            button.wait().await;
+        }
+        log::info!("asked to power off");
+        if !services.stop().await {
+            log::warn!("a service did not stop in time; going on");
+        }
+        // The console shows the services' last words.
+        executor::yield_now().await;
+        machine.power_off()
+    };
+    executor::spawn("power button", watch).detach();
 }
 
 /// The start-up commands: the file first, so that the command line has the last word.

@@ -274,6 +274,27 @@ impl Heap {
         }
     }
 
+    /// Frees what some heap over `zones` has allocated, from outside of every CPU: the owner takes it back later, as it
+    /// does what another CPU frees. No heap counts it.
+    ///
+    /// # Safety
+    /// `object` was allocated with this `layout` and is not used any more; the heaps over `zones` are still there.
+    pub unsafe fn free_from_outside(zones: &ZoneMap, object: NonNull<u8>, layout: Layout) {
+        if class_of(layout).is_none() {
+            // SAFETY: large requests got whole zones.
+            unsafe { zones.release(object, zones_for(layout.size())) };
+            return;
+        }
+        // SAFETY: as in `free`.
+        unsafe {
+            let offset = object.addr().get() % ZONE_SIZE;
+            let zone = &*object.as_ptr().sub(offset).cast::<Zone>();
+            let node = object.as_ptr().cast::<FreeNode>();
+            node.write(FreeNode::new());
+            (*zone.owner).remote.push(node);
+        }
+    }
+
     /// # Safety
     /// `node` is a free object of `zone`, which belongs to this heap; the caller is the owner.
     #[inline]

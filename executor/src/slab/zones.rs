@@ -68,6 +68,16 @@ impl ZoneMap {
         self.free.fetch_add(count, Ordering::Relaxed);
     }
 
+    /// Makes every zone that is in the map available again.
+    ///
+    /// # Safety
+    /// All zones were made available by [`add`](Self::add), and nothing uses any of them any more.
+    pub unsafe fn reset(&self) {
+        self.unclaim(0, self.count);
+        self.hint.store(0, Ordering::Relaxed);
+        self.free.store(self.count, Ordering::Relaxed);
+    }
+
     /// Zones that are free now; a hint.
     pub fn free_zones(&self) -> usize {
         self.free.load(Ordering::Relaxed)

@@ -1,18 +1,12 @@
 //! Commands that end things: `reboot`, `poweroff`, `halt`, `panic`.
 //!
 //! Decision: `poweroff` and `reboot` run the shutdown hooks first (a CARP master bows out, so that its
-//! peer takes over within milliseconds), but no longer than [`SHUTDOWN_PATIENCE`]: a service that
-//! hangs must not keep a machine from going down.
+//! peer takes over within milliseconds), but no longer than [`Services::stop`](crate::services::Services::stop) waits.
 
-use core::time::Duration;
-
-use executor::{timeout, yield_now};
+use executor::yield_now;
 
 use super::arguments::Arguments;
 use super::{Command, CommandError, Context, no_words, owned, run};
-
-/// How long the services may take to say goodbye.
-const SHUTDOWN_PATIENCE: Duration = Duration::from_millis(500);
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {
@@ -59,10 +53,7 @@ async fn power_off(context: &Context, mut words: Arguments<'_>) -> Result<(), Co
 
 async fn say_goodbye(context: &Context, what: &str) {
     context.output.line(format_args!("{what}")).await;
-    if timeout(SHUTDOWN_PATIENCE, context.services.stop())
-        .await
-        .is_err()
-    {
+    if !context.services.stop().await {
         context
             .output
             .line(format_args!("a service did not stop in time; going on"))

@@ -58,7 +58,7 @@ pub struct Context {
     /// Names and values that can be read and set.
     pub sysctls: sysctl::Sysctls,
     /// The running services.
-    pub services: Services,
+    pub services: Rc<Services>,
     /// What `trace on` without classes means: those that were recorded last.
     pub last_trace_mask: Cell<ClassMask>,
 }

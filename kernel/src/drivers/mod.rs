@@ -14,4 +14,5 @@ pub mod mmio;
 pub mod pci;
 pub mod probe;
 pub mod virtio;
+pub mod vke;
 pub mod vtnet;

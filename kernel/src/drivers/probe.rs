@@ -21,6 +21,7 @@ use super::virtio::console::{self, VirtioConsole};
 use super::virtio::net::{self, Vectors};
 use super::virtio::pci::{PciTransport, device_type};
 use super::vtnet::{Events, Vtnet};
+use crate::network::NetworkDevice;
 
 /// What a machine offers its drivers.
 pub trait Hardware: MapRegisters + InterruptLines {
@@ -33,8 +34,8 @@ pub trait Hardware: MapRegisters + InterruptLines {
 /// What was found and works.
 #[derive(Default)]
 pub struct Devices {
-    /// Network devices, in PCI order: `vtnet0` and so on.
-    pub networks: Vec<Vtnet<PciTransport>>,
+    /// Network devices, in PCI order.
+    pub networks: Vec<Box<dyn NetworkDevice>>,
     /// The first console.
     pub console: Option<VirtioConsole<PciTransport>>,
 }
@@ -55,7 +56,12 @@ pub fn probe(hardware: &dyn Hardware) -> Devices {
             continue;
         };
         match kind {
-            net::DEVICE_TYPE => devices.networks.extend(network(hardware, transport, &info)),
+            net::DEVICE_TYPE => {
+                let vtnet = network(hardware, transport, &info);
+                devices
+                    .networks
+                    .extend(vtnet.map(|it| Box::new(it) as Box<dyn NetworkDevice>));
+            }
             console::DEVICE_TYPE if devices.console.is_none() => {
                 match VirtioConsole::new(transport, &hardware.dma()) {
                     Ok(console) => devices.console = Some(console),

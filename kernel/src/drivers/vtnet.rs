@@ -136,11 +136,11 @@ impl<T: Transport + 'static> Vtnet<T> {
     }
 
     /// The device for the protocols.
-    pub fn device(&self) -> Arc<VtnetDevice<T>> {
-        Arc::new(VtnetDevice {
+    pub fn device(&self) -> VtnetDevice<T> {
+        VtnetDevice {
             port: self.port.handle(),
             status: self.core.status.clone(),
-        })
+        }
     }
 
     /// Runs the device's threads on this CPU, for good.
@@ -158,6 +158,20 @@ impl<T: Transport + 'static> Vtnet<T> {
         spawn("vtnet transmit")
             .spawn(transmit(self.core, self.port))
             .detach();
+    }
+}
+
+impl<T: Transport + 'static> crate::network::NetworkDevice for Vtnet<T> {
+    fn driver(&self) -> &'static str {
+        "vtnet"
+    }
+
+    fn device(&self) -> Arc<dyn net::Device> {
+        Arc::new(self.device())
+    }
+
+    fn start(self: alloc::boxed::Box<Self>, interface: net::Interface) {
+        Vtnet::start(*self, interface);
     }
 }
 

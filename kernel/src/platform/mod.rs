@@ -5,8 +5,14 @@
 //! parameter through the whole kernel: none of these calls is on a hot path, and the console, the commands
 //! and their tests then compile once.
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::fmt;
 
+use crate::network::NetworkDevice;
+
+#[cfg(feature = "process")]
+pub mod arena;
 #[cfg(any(test, all(feature = "pc64", target_os = "none")))]
 pub mod pc64;
 
@@ -42,6 +48,16 @@ pub trait Machine: Send + Sync {
     /// What drivers need of the machine, if it has devices for them. Asked for on CPU 0, which gets the
     /// devices' interrupts.
     fn hardware(&self) -> Option<&dyn crate::drivers::probe::Hardware> {
+        None
+    }
+
+    /// Network devices that are on no bus, ready to be driven. Asked for once, on CPU 0.
+    fn networks(&self) -> Vec<Box<dyn NetworkDevice>> {
+        Vec::new()
+    }
+
+    /// Signalled when somebody outside asks for an orderly shutdown, as by a power button; has one waiter.
+    fn power_button(&self) -> Option<&executor::Event> {
         None
     }
 

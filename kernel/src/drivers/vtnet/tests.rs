@@ -76,7 +76,7 @@ fn bench(cpus: usize) -> Bench {
     Bench {
         node,
         fake,
-        device,
+        device: Arc::new(device),
         events,
         seen,
     }

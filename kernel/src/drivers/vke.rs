@@ -1,0 +1,312 @@
+//! `vke`: the network card of a kernel that is no machine of its own: a process, or a node of a simulator.
+//!
+//! There is no bus and no ring: the platform gives a [`Cable`], which takes frames and gives them. What is left of a
+//! driver is two threads on the CPU that called [`NetworkDevice::start`]: receive (batches of 32, then a yield) and
+//! transmit, for frames from other CPUs. A frame from this CPU with nothing queued before it is on the cable when
+//! `transmit` returns, or, while a received batch is handled, when the batch is done: answers leave together.
+//!
+//! Decision: a cable that is full loses frames, counted, and nothing waits for it. A process's socket holds what a
+//! ring would, and the switch behind it drops in the same way.
+//! Source: the name is DragonFly's (`sys/dev/virtual/vkernel/net/if_vke.c`); nothing else of it.
+
+use alloc::boxed::Box;
+use alloc::rc::Rc;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::cell::Cell;
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::time::Duration;
+
+use executor::{Builder, Event, Message, Pending, Port, PortRef, Priority, Put, Serve, Server};
+use net::{DeviceStatistics, Interface, MacAddress, Packet};
+
+use crate::network::NetworkDevice;
+
+/// Frames handled between two yields.
+const BATCH: usize = 32;
+/// Batches without a pause after which threads of any priority get to run.
+const FLOOD_BATCHES: u32 = 8;
+/// How long they then get.
+const BREATH: Duration = Duration::from_micros(100);
+/// Frames that wait for the card's CPU.
+const QUEUE_LIMIT: usize = 1024;
+/// Before a received frame, so that an answer can be built in place.
+const HEADROOM_BYTES: usize = net::config::DRIVER_HEADROOM_BYTES;
+
+/// Why a frame did not go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotSent {
+    /// The cable holds no more.
+    Full,
+    /// Nothing is connected.
+    Unplugged,
+}
+
+/// What a platform plugs a card into. Its methods are called on the card's CPU, [`link_up`](Self::link_up) on any.
+pub trait Cable: Send + Sync + 'static {
+    /// The card's Ethernet address; it does not change.
+    fn mac(&self) -> [u8; 6];
+
+    /// Whether something is connected.
+    fn link_up(&self) -> bool;
+
+    /// Signalled by the platform when frames have come or the link has changed. Has one waiter, the card's thread.
+    fn event(&self) -> &Event;
+
+    /// Gives the next received frame to `take`. False: there is none, and the next one signals the event.
+    fn receive(&self, take: &mut dyn FnMut(&[u8])) -> bool;
+
+    /// Takes a frame; it leaves with the next [`flush`](Self::flush) at the latest.
+    fn send(&self, frame: &[u8]) -> Result<(), NotSent>;
+
+    /// Sends what was taken.
+    fn flush(&self);
+}
+
+/// Declares the counters once: the fields, their texts for `netstat -s`, and how to walk them.
+macro_rules! counters {
+    ($($name:ident = $text:literal),* $(,)?) => {
+        #[derive(Default)]
+        struct Counters { $($name: AtomicU64,)* }
+
+        impl Counters {
+            fn each(&self, show: &mut dyn FnMut(&'static str, u64)) {
+                $(show($text, self.$name.load(Ordering::Relaxed));)*
+            }
+        }
+    };
+}
+
+counters! {
+    received = "input frames",
+    received_bytes = "input bytes",
+    no_memory = "input dropped: no memory",
+    sent = "output frames",
+    sent_bytes = "output bytes",
+    full = "output dropped: the cable is full",
+    unplugged = "output dropped: nothing is connected",
+    queue_full = "output dropped: too many wait for the device",
+}
+
+fn count(counter: &AtomicU64, n: usize) {
+    counter.fetch_add(n as u64, Ordering::Relaxed);
+}
+
+/// What every CPU may touch.
+struct Status {
+    mac: [u8; 6],
+    link_up: AtomicBool,
+    /// Frames between [`net::Device::transmit`] and the cable.
+    queued: AtomicUsize,
+    counters: Counters,
+}
+
+/// The card on its own CPU.
+struct Core {
+    cable: Arc<dyn Cable>,
+    status: Arc<Status>,
+    /// A received batch is being handled: what it sends leaves at its end.
+    in_batch: Cell<bool>,
+}
+
+/// A card with a cable in it, not yet driven.
+pub struct Vke {
+    core: Rc<Core>,
+    port: Port<Sender>,
+}
+
+impl Vke {
+    /// A card at the end of this cable. To be called on the CPU that will drive it.
+    pub fn new(cable: Arc<dyn Cable>) -> Self {
+        let status = Arc::new(Status {
+            mac: cable.mac(),
+            link_up: AtomicBool::new(cable.link_up()),
+            queued: AtomicUsize::new(0),
+            counters: Counters::default(),
+        });
+        let core = Rc::new(Core {
+            cable,
+            status,
+            in_batch: Cell::new(false),
+        });
+        Self {
+            port: Port::new(Sender(core.clone())),
+            core,
+        }
+    }
+}
+
+impl NetworkDevice for Vke {
+    fn driver(&self) -> &'static str {
+        "vke"
+    }
+
+    fn device(&self) -> Arc<dyn net::Device> {
+        Arc::new(Device {
+            port: self.port.handle(),
+            status: self.core.status.clone(),
+        })
+    }
+
+    fn start(self: Box<Self>, interface: Interface) {
+        let Self { core, port } = *self;
+        let spawn = |name| Builder::new(name).priority(Priority::INTERRUPT_SUPPORT);
+        spawn("vke receive")
+            .spawn(receive(core.clone(), interface))
+            .detach();
+        spawn("vke transmit").spawn(transmit(core, port)).detach();
+    }
+}
+
+impl Core {
+    fn send(&self, packet: &Packet) {
+        let Status {
+            queued, counters, ..
+        } = &*self.status;
+        queued.fetch_sub(1, Ordering::Relaxed);
+        match self.cable.send(packet.data()) {
+            Ok(()) => {
+                count(&counters.sent, 1);
+                count(&counters.sent_bytes, packet.data().len());
+            }
+            Err(NotSent::Full) => count(&counters.full, 1),
+            Err(NotSent::Unplugged) => count(&counters.unplugged, 1),
+        }
+    }
+
+    /// Takes up to [`BATCH`] frames off the cable. True: there may be more.
+    fn take(&self, batch: &mut Vec<Packet>) -> bool {
+        let counters = &self.status.counters;
+        let mut take = |frame: &[u8]| match Packet::copy_from(HEADROOM_BYTES, frame) {
+            Ok(packet) => {
+                count(&counters.received, 1);
+                count(&counters.received_bytes, frame.len());
+                batch.push(packet);
+            }
+            Err(net::OutOfMemory) => count(&counters.no_memory, 1),
+        };
+        (0..BATCH).all(|_| self.cable.receive(&mut take))
+    }
+}
+
+async fn receive(core: Rc<Core>, interface: Interface) {
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut batches = 0_u32;
+    loop {
+        let link_up = core.cable.link_up();
+        if core.status.link_up.swap(link_up, Ordering::Relaxed) != link_up {
+            interface.link_changed();
+        }
+        let more = core.take(&mut batch);
+        core.in_batch.set(true);
+        for packet in batch.drain(..) {
+            interface.input(packet);
+        }
+        core.in_batch.set(false);
+        core.cable.flush();
+        if !more {
+            batches = 0;
+            core.cable.event().wait().await;
+            continue;
+        }
+        batches = batches.wrapping_add(1);
+        if batches.is_multiple_of(FLOOD_BATCHES) {
+            executor::sleep(BREATH).await;
+        } else {
+            executor::yield_now().await;
+        }
+    }
+}
+
+/// Sends what came from other CPUs.
+async fn transmit(core: Rc<Core>, port: Port<Sender>) {
+    let mut since_flush = 0;
+    loop {
+        let work = port.receive().await;
+        core.send(&work.message().0);
+        work.reply(());
+        since_flush += 1;
+        if port.queued() == 0 || since_flush == BATCH {
+            core.cable.flush();
+            since_flush = 0;
+            executor::yield_now().await;
+        }
+    }
+}
+
+/// A frame to send.
+struct Transmit(Packet);
+
+impl Message for Transmit {
+    type Reply = ();
+}
+
+/// The server of a card's port.
+struct Sender(Rc<Core>);
+
+impl Server for Sender {
+    type Work = Pending<Transmit>;
+}
+
+impl Serve<Transmit> for Sender {
+    fn put(&self, message: Transmit) -> Put<Transmit> {
+        self.0.send(&message.0);
+        if !self.0.in_batch.get() {
+            self.0.cable.flush();
+        }
+        Put::Done(())
+    }
+
+    fn queue(pending: Pending<Transmit>) -> Pending<Transmit> {
+        pending
+    }
+}
+
+/// A card as the protocols see it.
+struct Device {
+    port: PortRef<Sender>,
+    status: Arc<Status>,
+}
+
+impl net::Device for Device {
+    fn mac(&self) -> MacAddress {
+        MacAddress(self.status.mac)
+    }
+
+    fn mtu_bytes(&self) -> u16 {
+        1500
+    }
+
+    fn link_up(&self) -> bool {
+        self.status.link_up.load(Ordering::Relaxed)
+    }
+
+    fn transmit(&self, packet: Packet) {
+        let Status {
+            queued, counters, ..
+        } = &*self.status;
+        if queued.fetch_add(1, Ordering::Relaxed) >= QUEUE_LIMIT {
+            queued.fetch_sub(1, Ordering::Relaxed);
+            count(&counters.queue_full, 1);
+            return;
+        }
+        self.port.post(Transmit(packet));
+    }
+
+    fn each_counter(&self, show: &mut dyn FnMut(&'static str, u64)) {
+        self.status.counters.each(show);
+    }
+
+    fn statistics(&self) -> DeviceStatistics {
+        let counters = &self.status.counters;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        DeviceStatistics {
+            received_packets: get(&counters.received),
+            received_bytes: get(&counters.received_bytes),
+            received_drops: get(&counters.no_memory),
+            sent_packets: get(&counters.sent),
+            sent_bytes: get(&counters.sent_bytes),
+            sent_drops: get(&counters.full) + get(&counters.unplugged) + get(&counters.queue_full),
+        }
+    }
+}
