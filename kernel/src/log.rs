@@ -159,6 +159,7 @@ impl KernelLog {
     }
 
     fn put(&self, mut line: Line) {
+        self.machine.note_log(line.text());
         let route = self.route.load(Ordering::Relaxed);
         if route != Route::Queued as u8 {
             if !line.shown {

@@ -102,6 +102,21 @@ impl Cpu {
         self.looping.set(false);
     }
 
+    /// Puts right what a step left behind that ended in a panic: the poll in progress is over, and its thread will not run
+    /// again if the node is stopped now. Owner.
+    ///
+    /// # Panics
+    /// On another CPU.
+    pub fn recover(&self) {
+        self.assert_current();
+        self.looping.set(false);
+        self.running.set(core::ptr::null());
+        self.critical.set(1);
+        self.hard.set(0);
+        self.inline_load.set(0);
+        self.held_tokens.borrow_mut().clear();
+    }
+
     /// What this CPU, between two steps, holds though it must not. Owner.
     pub fn at_rest(&self) -> Option<Broken> {
         if !self.held_tokens.borrow().is_empty() {

@@ -15,6 +15,8 @@ use crate::network::NetworkDevice;
 pub mod arena;
 #[cfg(any(test, all(feature = "pc64", target_os = "none")))]
 pub mod pc64;
+#[cfg(feature = "process")]
+pub mod sim;
 
 /// A machine that the kernel runs on.
 pub trait Machine: Send + Sync {
@@ -38,6 +40,11 @@ pub trait Machine: Send + Sync {
 
     /// Writes to the trace channel and returns the number of bytes taken: 0 where there is none.
     fn write_trace(&self, bytes: &[u8]) -> usize;
+
+    /// Is told each line of the log as it is written, for a machine that keeps it elsewhere. Any CPU, any context.
+    fn note_log(&self, text: &str) {
+        let _ = text;
+    }
 
     /// The kernel's command line, as the boot loader gave it.
     fn command_line(&self) -> &str;

@@ -1,0 +1,80 @@
+//! One run of one seed: plan, play, look at the end.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use executor::trace::ClassMask;
+
+use crate::act::Timed;
+use crate::random::Random;
+use crate::recorder::Recorder;
+use crate::scenarios::{Options, Scenario};
+use crate::world::{Tally, Violation, World};
+
+/// How a run ended.
+pub struct Outcome {
+    /// What it did.
+    pub tally: Tally,
+    /// The promise that was broken, and when.
+    pub violation: Option<(u64, Violation)>,
+    /// The acts that were in it, with their numbers in the whole script.
+    pub acts: Vec<(usize, Timed)>,
+    /// What happened, in words, with times.
+    pub story: Vec<(u64, String)>,
+    /// What was traced.
+    pub recorder: Option<Recorder>,
+    /// What each node's console showed.
+    pub screens: Vec<(String, Vec<u8>)>,
+}
+
+/// Runs a seed. `keep` names the acts of the script that happen (None: all of them).
+#[must_use]
+pub fn run(
+    scenario: &Scenario,
+    seed: u64,
+    options: &Options,
+    keep: Option<&[usize]>,
+    trace: Option<ClassMask>,
+) -> Outcome {
+    let plan = (scenario.plan)(&mut Random::new(seed, "plan"), options);
+    let acts: Vec<(usize, Timed)> = plan.acts.into_iter().enumerate().collect();
+    let acts: Vec<(usize, Timed)> = match keep {
+        None => acts,
+        Some(keep) => acts
+            .into_iter()
+            .filter(|(number, _)| keep.contains(number))
+            .collect(),
+    };
+    let timed: Vec<Timed> = acts.iter().map(|(_, timed)| timed.clone()).collect();
+    let mut world = World::new(seed);
+    world.recorder = trace.map(|classes| Recorder::new(classes, plan.nodes, plan.cpus));
+    let result = (plan.set_up)(&mut world, &timed)
+        .and_then(|()| world.run_until(plan.length_ns))
+        .and_then(|()| world.end());
+    let violation = result.err().map(|violation| (world.now_ns(), violation));
+    let screens = (0..world.node_count()).map(|node| {
+        let host = world.host(node);
+        let mut screen = host.screen.clone();
+        if let Some(running) = &host.running {
+            screen.extend(running.machine.take_screen());
+        }
+        (host.settings.name.clone(), screen)
+    });
+    let screens = screens.collect();
+    let outcome = Outcome {
+        tally: world.tally(),
+        violation,
+        acts,
+        story: std::mem::take(&mut world.story),
+        recorder: world.recorder.take(),
+        screens,
+    };
+    clear(world, outcome.violation.is_some());
+    outcome
+}
+
+/// Takes a world down that was left in the middle of something: what cannot be taken down is left where it is.
+fn clear(mut world: World, broken: bool) {
+    if broken && catch_unwind(AssertUnwindSafe(|| world.discard())).is_err() {
+        std::mem::forget(world);
+    }
+}

@@ -1,0 +1,367 @@
+//! CARP's promises, as seen on the cable and in the nodes' logs.
+//!
+//! [`CarpWatch`] knows each node's state by the line its kernel logs at the very moment of a change, and everything else
+//! by the frames that nodes send. Times in which a promise may be broken are those of the protocol's own timers, plus a
+//! few milliseconds for the way of a packet ([`SLACK_NS`]), or for the chain that tells all CPUs of a node
+//! ([`GRACE_NS`]).
+
+use carp::Timing;
+use tools::carp::{State, parse_transition};
+
+use crate::act::{Act, node_name};
+use crate::world::{Observer, Violation, World};
+
+/// The way of a few packets, through a few CPUs.
+const SLACK_NS: u64 = 5_000_000;
+/// After a change of state, answers that were under way may still leave.
+const GRACE_NS: u64 = 1_000_000;
+/// From power-on to a running CARP.
+const BOOT_NS: u64 = 50_000_000;
+/// Clocks are off by less than 1 in this.
+const CLOCK_PART: u64 = 500;
+
+/// The virtual host that is watched.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// The virtual address.
+    pub address: [u8; 4],
+    /// Its virtual host id.
+    pub vhid: u8,
+    /// Each node's timers.
+    pub timings: Vec<Timing>,
+    /// How often the client pings, nanoseconds; None without one.
+    pub ping_ns: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct NodeState {
+    state: State,
+    since_ns: u64,
+    /// It has said by when that it answers for the address; until then it owes the announcement.
+    owes_announcement_by_ns: Option<u64>,
+}
+
+/// The observer.
+pub struct CarpWatch {
+    watched: Watched,
+    nodes: Vec<NodeState>,
+    /// When something was last done to the world, or a node came or went.
+    disturbed_ns: u64,
+    /// Pairs of masters that hear each other, and since when.
+    rivals: Vec<(usize, usize, u64)>,
+    /// The client must have had an answer after the one time by the other.
+    answer_due: Option<(u64, u64)>,
+    /// How many times one node was alone master when it had to be: says that the watch had something to see.
+    settled: u64,
+}
+
+impl CarpWatch {
+    /// Watches from the beginning on.
+    #[must_use]
+    pub fn new(watched: Watched) -> Self {
+        let state = NodeState {
+            state: State::Off,
+            since_ns: 0,
+            owes_announcement_by_ns: None,
+        };
+        Self {
+            nodes: vec![state; watched.timings.len()],
+            watched,
+            disturbed_ns: 0,
+            rivals: Vec::new(),
+            answer_due: None,
+            settled: 0,
+        }
+    }
+
+    /// How often it looks.
+    #[must_use]
+    pub fn pulse_ns(&self) -> u64 {
+        (self.longest(Timing::interval_ns) / 16).max(1_000_000)
+    }
+
+    /// By when one node must be master after nothing more has happened.
+    #[must_use]
+    pub fn settle_ns(watched: &Watched) -> u64 {
+        let longest =
+            |of: fn(Timing) -> u64| watched.timings.iter().map(|it| of(*it)).max().unwrap_or(0);
+        let timers_ns = longest(Timing::master_down_ns) + longest(Timing::interval_ns);
+        timers_ns + timers_ns / CLOCK_PART + SLACK_NS + BOOT_NS
+    }
+
+    fn longest(&self, of: fn(Timing) -> u64) -> u64 {
+        self.watched
+            .timings
+            .iter()
+            .map(|it| of(*it))
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// One advertisement of the slowest node.
+    fn advert_ns(&self) -> u64 {
+        let interval_ns = self.longest(Timing::interval_ns);
+        interval_ns + interval_ns / CLOCK_PART + SLACK_NS
+    }
+
+    fn is_master(&self, node: usize) -> bool {
+        self.nodes[node].state == State::Master
+    }
+
+    fn disturbed(&mut self, world: &World) {
+        self.disturbed_ns = world.now_ns();
+        // Who hears whom has changed, perhaps.
+        self.rivals.clear();
+        self.note_rivals(world);
+    }
+
+    fn note_rivals(&mut self, world: &World) {
+        let now_ns = world.now_ns();
+        let masters: Vec<_> = (0..self.nodes.len())
+            .filter(|node| self.is_master(*node) && world.is_alive(*node))
+            .collect();
+        let mut rivals = Vec::new();
+        for (at, &one) in masters.iter().enumerate() {
+            for &other in &masters[at + 1..] {
+                if world.lan_is_sound() && world.hears(one, other) && world.hears(other, one) {
+                    let known = self
+                        .rivals
+                        .iter()
+                        .find(|(a, b, _)| (*a, *b) == (one, other));
+                    rivals.push((one, other, known.map_or(now_ns, |(.., since_ns)| *since_ns)));
+                }
+            }
+        }
+        self.rivals = rivals;
+    }
+
+    fn change(&mut self, node: usize, state: State, world: &World) {
+        let now_ns = world.now_ns();
+        let becomes_master = state == State::Master;
+        self.nodes[node] = NodeState {
+            state,
+            since_ns: now_ns,
+            owes_announcement_by_ns: becomes_master.then_some(now_ns + SLACK_NS),
+        };
+        self.note_rivals(world);
+    }
+
+    /// Whether the node may still speak for the address: it is master, or was until just now.
+    fn may_speak(&self, node: usize, now_ns: u64) -> bool {
+        let NodeState {
+            state, since_ns, ..
+        } = self.nodes[node];
+        state == State::Master || now_ns.saturating_sub(since_ns) <= GRACE_NS
+    }
+
+    /// One master in each connected part, when it had time enough to be found.
+    fn check_settled(&mut self, world: &World) -> Result<(), Violation> {
+        let count = self.nodes.len();
+        let quiet_ns = world.now_ns() - self.disturbed_ns;
+        if quiet_ns <= Self::settle_ns(&self.watched) || !world.lan_is_sound() {
+            return Ok(());
+        }
+        let takes_part = |node: &usize| {
+            world.is_alive(*node)
+                && matches!(self.nodes[*node].state, State::Backup | State::Master)
+        };
+        let nodes: Vec<usize> = (0..count).filter(takes_part).collect();
+        let one_way = |a: usize, b: usize| world.hears(a, b) != world.hears(b, a);
+        if nodes.iter().any(|a| nodes.iter().any(|b| one_way(*a, *b))) {
+            return Ok(());
+        }
+        for &node in &nodes {
+            let part: Vec<usize> = nodes
+                .iter()
+                .copied()
+                .filter(|it| *it == node || world.hears(node, *it))
+                .collect();
+            let masters: Vec<usize> = part
+                .iter()
+                .copied()
+                .filter(|it| self.is_master(*it))
+                .collect();
+            if masters.len() != 1 {
+                let names = |nodes: &[usize]| {
+                    nodes
+                        .iter()
+                        .map(|node| node_name(*node))
+                        .collect::<String>()
+                };
+                return Err(Violation::new(
+                    "one master in each connected part within its timers' bound",
+                    format!(
+                        "{} of {} are master, {} ms after the last disturbance",
+                        if masters.is_empty() {
+                            "none".to_owned()
+                        } else {
+                            names(&masters)
+                        },
+                        names(&part),
+                        quiet_ns / 1_000_000
+                    ),
+                ));
+            }
+            self.settled += 1;
+            self.check_reached(masters[0], world)?;
+        }
+        Ok(())
+    }
+
+    /// A master that the client can reach answers it.
+    fn check_reached(&self, master: usize, world: &World) -> Result<(), Violation> {
+        let Some(ping_ns) = self
+            .watched
+            .ping_ns
+            .filter(|_| world.client_reaches(0, master))
+        else {
+            return Ok(());
+        };
+        let answered_ns = world.client(0).last_answered_ns.unwrap_or(0);
+        let silence_ns = world.now_ns().saturating_sub(answered_ns);
+        if silence_ns > 3 * ping_ns + SLACK_NS {
+            return Err(Violation::new(
+                "the address is answered by the master",
+                format!(
+                    "{} is master, and the newest ping answered is {} ms old",
+                    node_name(master),
+                    silence_ns / 1_000_000
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Observer for CarpWatch {
+    fn frame(&mut self, node: usize, frame: &[u8], world: &World) -> Result<(), Violation> {
+        let Some((header, body)) = frame.split_first_chunk::<14>() else {
+            return Ok(());
+        };
+        let now_ns = world.now_ns();
+        let speaks = |what: &str, watch: &Self| {
+            if watch.may_speak(node, now_ns) {
+                return Ok(());
+            }
+            let NodeState {
+                state, since_ns, ..
+            } = watch.nodes[node];
+            let since_us = (now_ns - since_ns) / 1000;
+            Err(Violation::new(
+                "the address is answered by a master and by nobody else",
+                format!(
+                    "{}, {state} since {since_us} us, sends {what}",
+                    node_name(node)
+                ),
+            ))
+        };
+        if header[6..12] == [0, 0, 0x5e, 0, 1, self.watched.vhid] {
+            speaks("from the virtual MAC address", self)?;
+        }
+        let address = self.watched.address;
+        match (&header[12..], body) {
+            ([8, 6], arp) if arp.len() >= 28 && arp[14..18] == address => {
+                // A question for the address that it has claimed before would be one, too: nobody asks for it else.
+                speaks("ARP for the address", self)?;
+                self.nodes[node].owes_announcement_by_ns = None;
+            }
+            ([8, 0], ip)
+                if ip.len() >= 28 && ip[9] == 1 && ip[20] == 0 && ip[12..16] == address =>
+            {
+                speaks("an echo reply from the address", self)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn logged(&mut self, node: usize, line: &str, world: &World) -> Result<(), Violation> {
+        if let Some((state, _)) = parse_transition(line) {
+            self.change(node, state, world);
+        }
+        Ok(())
+    }
+
+    fn acted(&mut self, act: &Act, world: &World) -> Result<(), Violation> {
+        let masters =
+            (0..self.nodes.len()).any(|node| self.is_master(node) && world.is_alive(node));
+        self.answer_due = None;
+        if let (Act::Heal, true, Some(ping_ns)) = (act, masters, self.watched.ping_ns) {
+            let healed_ns = world.now_ns();
+            self.answer_due = Some((
+                healed_ns,
+                healed_ns + self.advert_ns() + 2 * ping_ns + SLACK_NS,
+            ));
+        }
+        self.disturbed(world);
+        Ok(())
+    }
+
+    fn powered(&mut self, node: usize, on: bool, world: &World) -> Result<(), Violation> {
+        self.change(node, if on { State::Init } else { State::Off }, world);
+        self.disturbed(world);
+        Ok(())
+    }
+
+    fn look(&mut self, world: &World) -> Result<u64, Violation> {
+        let now_ns = world.now_ns();
+        for (one, other, since_ns) in &self.rivals {
+            if now_ns - since_ns > self.advert_ns() {
+                let since_ms = (now_ns - since_ns) / 1_000_000;
+                return Err(Violation::new(
+                    "two masters that hear each other last no longer than one advertisement",
+                    format!(
+                        "{} and {} since {since_ms} ms",
+                        node_name(*one),
+                        node_name(*other)
+                    ),
+                ));
+            }
+        }
+        for (node, state) in self.nodes.iter().enumerate() {
+            let late = state
+                .owes_announcement_by_ns
+                .is_some_and(|by_ns| now_ns > by_ns);
+            if late
+                && world.is_alive(node)
+                && self.is_master(node)
+                && self.disturbed_ns < state.since_ns
+            {
+                return Err(Violation::new(
+                    "who becomes master announces the address at once",
+                    format!("{} has sent no gratuitous ARP", node_name(node)),
+                ));
+            }
+        }
+        if let Some((healed_ns, due_ns)) = self.answer_due
+            && now_ns > due_ns
+        {
+            self.answer_due = None;
+            if world
+                .client(0)
+                .last_reply_ns
+                .is_none_or(|reply_ns| reply_ns < healed_ns)
+            {
+                return Err(Violation::new(
+                    "after healing the client reaches the address within one advertisement",
+                    format!(
+                        "no answer {} ms after everything was put right",
+                        (now_ns - healed_ns) / 1_000_000
+                    ),
+                ));
+            }
+        }
+        self.check_settled(world)?;
+        Ok(now_ns + self.pulse_ns())
+    }
+
+    fn ended(&mut self, _: &World) -> Result<(), Violation> {
+        if self.settled == 0 {
+            return Err(Violation::new(
+                "every run ends with a master",
+                "the watch never saw the world settled",
+            ));
+        }
+        Ok(())
+    }
+}

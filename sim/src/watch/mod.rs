@@ -1,0 +1,3 @@
+//! Observers: promises of single subsystems, looked after while the world goes on.
+
+pub mod carp;
