@@ -26,11 +26,16 @@ pub const ARP_ENTRIES: usize = 1024;
 /// Packets that wait for one unresolved neighbour.
 pub const ARP_HELD_PACKETS: usize = 8;
 
-/// Time between two requests for one neighbour, nanoseconds.
+/// Time between the first two requests for one neighbour, nanoseconds; it doubles with each. A new CARP master asks for
+/// its clients when it takes over: one lost request must not cost them a second.
+pub const ARP_FIRST_RETRY_NS: u64 = 10_000_000;
+
+/// The longest time between two requests for one neighbour, nanoseconds (RFC 1122, 2.3.2.1: one a second is the
+/// recommended most; seven requests in the first second are more, and then it is one).
 pub const ARP_RETRY_NS: u64 = 1_000_000_000;
 
-/// Requests without an answer after which held packets are given up.
-pub const ARP_TRIES: u8 = 5;
+/// Requests without an answer after which held packets are given up: 4.3 s after the first.
+pub const ARP_TRIES: u8 = 10;
 
 /// How long an answer counts as fresh, nanoseconds (BSD's 20 minutes).
 pub const ARP_REACHABLE_NS: u64 = 1_200_000_000_000;

@@ -12,6 +12,9 @@ use crate::random::Random;
 /// The usual time from one end to the other.
 const USUAL_DELAY_NS: (u64, u64) = (2_000, 20_000);
 
+/// The Ethernet header, which stays as it is.
+const HEADER_BITS: u64 = 14 * 8;
+
 /// What is wrong with a cable; nothing, by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cable {
@@ -19,7 +22,8 @@ pub struct Cable {
     pub loss_ppm: u32,
     /// Frames that arrive twice, of a million.
     pub duplicate_ppm: u32,
-    /// Frames with one bit turned over, of a million.
+    /// IPv4 packets with one bit turned over, of a million. (A damaged frame does not pass a real card; what does pass is
+    /// what a sum of the packet must catch, and ARP has none.)
     pub corrupt_ppm: u32,
     /// The longest further delay, nanoseconds.
     pub delay_ns: u64,
@@ -158,9 +162,10 @@ impl Lan {
             let twice = random.chance(source.duplicate_ppm.max(target.duplicate_ppm));
             for _ in 0..=u32::from(twice) {
                 let mut copy = frame.to_vec();
-                if random.chance(source.corrupt_ppm.max(target.corrupt_ppm)) && !copy.is_empty() {
-                    let bit = random.below(copy.len() as u64 * 8) as usize;
-                    copy[bit / 8] ^= 1 << (bit % 8);
+                let corrupts = source.corrupt_ppm.max(target.corrupt_ppm);
+                if copy.get(12..14) == Some(&[8, 0]) && random.chance(corrupts) {
+                    let bit = HEADER_BITS + random.below(copy.len() as u64 * 8 - HEADER_BITS);
+                    copy[bit as usize / 8] ^= 1 << (bit % 8);
                     *injured += 1;
                 }
                 let further = source.delay_ns + target.delay_ns;

@@ -1,42 +1,329 @@
-//! `sim`: runs seeds of a scenario.
-use sim::run::run;
-use sim::scenarios::{ALL, Options};
+//! `sim`: runs seeds of a scenario, shows what broke, and makes it smaller.
+//!
+//! Exit status: 0 every promise was kept, 1 one was broken or something went wrong, 2 a wrong command line, 130
+//! interrupted.
 
-fn main() {
-    kernel::platform::arena::reserve(16, 16 << 20).unwrap();
-    let seeds: u64 = std::env::args()
-        .nth(1)
-        .and_then(|a| a.parse().ok())
-        .unwrap_or(1);
-    let from: u64 = std::env::args()
-        .nth(2)
-        .and_then(|a| a.parse().ok())
-        .unwrap_or(0);
-    let began = std::time::Instant::now();
-    let mut steps = 0;
-    let mut virt = 0;
-    for seed in from..from + seeds {
-        let outcome = run(&ALL[0], seed, &Options::default(), None, None);
-        steps += outcome.tally.steps;
-        virt += outcome.tally.virtual_ns;
-        if let Some((at, violation)) = outcome.violation {
-            println!("seed {seed}: at {} {violation:?}", sim::act::Seconds(at));
-            for (at, line) in &outcome.story {
-                println!("   {} {line}", sim::act::Seconds(*at));
-            }
-            for (name, screen) in &outcome.screens {
-                println!("--{name}\n{}", String::from_utf8_lossy(screen));
-            }
-            if std::env::var("GO").is_err() {
-                break;
-            }
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use executor::trace::ClassMask;
+use serde_json::json;
+use sim::act::{Seconds, node_name};
+use sim::many::{Order, Sum, many};
+use sim::run::{Outcome, run};
+use sim::scenarios::{self, Options, Scenario};
+use sim::{report, shrink};
+
+/// Memory of a node; hard.
+const NODE_BYTES: usize = 16 << 20;
+/// Nodes that one run may have at a time.
+const NODES: usize = 8;
+
+/// Runs whole clusters of kernels from one seed, in virtual time.
+///
+/// The same seed gives the same run, on any machine. With --seeds many are run on all cores until one breaks a promise;
+/// that one is then run again with its trace on.
+#[derive(Parser)]
+#[command(name = "sim", bin_name = "./run.sh sim", version)]
+struct Arguments {
+    /// What happens: a scenario's name; `list` lists them
+    #[arg(long, default_value = "carp", value_name = "NAME")]
+    scenario: String,
+    /// The seed, or the first of many
+    #[arg(long, default_value_t = 1, value_name = "NUMBER")]
+    seed: u64,
+    /// Run so many seeds, one after the other
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: Option<u64>,
+    /// Go on after a seed that fails
+    #[arg(long, requires = "seeds")]
+    keep_going: bool,
+    /// Runs at a time [default: one for each core]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: Option<u16>,
+    /// Look for a shorter list of what happens that still breaks the same promise
+    #[arg(long)]
+    shrink: bool,
+    /// Of what happens only these, by their numbers, such as 0,3,4 (as --shrink prints them)
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',')]
+    only: Option<Vec<usize>>,
+    /// Write the trace of the run to FILE.txt, FILE.pftrace, FILE.html and FILE.bin
+    #[arg(long, value_name = "FILE", conflicts_with = "seeds")]
+    trace: Option<PathBuf>,
+    /// Print what happened, line by line
+    #[arg(short, long)]
+    verbose: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Nodes [default: the seed chooses]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=8))]
+    nodes: Option<u8>,
+    /// CPUs of each node [default: the seed chooses]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=32))]
+    cpus: Option<u8>,
+    /// Nothing goes wrong
+    #[arg(long)]
+    peaceful: bool,
+    /// Nobody pings
+    #[arg(long)]
+    no_client: bool,
+    /// Milliseconds between two pings [default: the scenario's]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    ping: Option<u64>,
+    /// Virtual seconds [default: as long as the story needs]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    length: Option<u64>,
+}
+
+impl Arguments {
+    fn options(&self) -> Options {
+        Options {
+            nodes: self.nodes.map(usize::from),
+            cpus: self.cpus.map(usize::from),
+            no_client: self.no_client,
+            ping_ns: self.ping.map(|ms| ms * 1_000_000),
+            length_ns: self.length.map(|seconds| seconds * 1_000_000_000),
+            peaceful: self.peaceful,
         }
     }
-    let s = began.elapsed().as_secs_f64();
-    println!(
-        "{steps} steps {:.2} M/s, {:.1} virtual s/s, {:.1} seeds/s",
-        steps as f64 / s / 1e6,
-        virt as f64 / 1e9 / s,
-        seeds as f64 / s
+
+    fn jobs(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        self.jobs.map_or(cores, usize::from)
+    }
+
+    /// The words that make the same run again.
+    fn again(&self, seed: u64, only: Option<&[usize]>) -> String {
+        let mut words = format!("./run.sh sim --scenario {} --seed {seed}", self.scenario);
+        let numbers = [
+            ("nodes", self.nodes.map(u64::from)),
+            ("cpus", self.cpus.map(u64::from)),
+            ("ping", self.ping),
+            ("length", self.length),
+        ];
+        for (name, value) in numbers {
+            words += &value.map_or(String::new(), |value| format!(" --{name} {value}"));
+        }
+        for (name, set) in [("peaceful", self.peaceful), ("no-client", self.no_client)] {
+            words += &if set {
+                format!(" --{name}")
+            } else {
+                String::new()
+            };
+        }
+        if let Some(only) = only {
+            let numbers: Vec<String> = only.iter().map(usize::to_string).collect();
+            words += &format!(" --only {}", numbers.join(","));
+        }
+        words
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match start(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("sim: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(arguments: &Arguments) -> Result<ExitCode> {
+    if arguments.scenario == "list" {
+        for scenario in scenarios::ALL {
+            println!("{:<10} {}", scenario.name, scenario.summary);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Some(scenario) = scenarios::find(&arguments.scenario) else {
+        eprintln!(
+            "sim: no scenario {}; `--scenario list` lists them",
+            arguments.scenario
+        );
+        return Ok(ExitCode::from(2));
+    };
+    kernel::platform::arena::reserve(arguments.jobs() * (NODES + 2), NODE_BYTES)
+        .context("cannot reserve addresses for the nodes' memory; fewer --jobs need less")?;
+    // A kernel's panic is a broken promise like any other, and told as such.
+    std::panic::set_hook(Box::new(|_| {}));
+    match arguments.seeds {
+        None => one(arguments, scenario, arguments.seed),
+        Some(count) => several(arguments, scenario, count),
+    }
+}
+
+/// Many seeds; the first that fails is shown like one.
+fn several(arguments: &Arguments, scenario: &Scenario, count: u64) -> Result<ExitCode> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = stop.clone();
+    ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })?;
+    let order = Order {
+        scenario,
+        first: arguments.seed,
+        count,
+        jobs: arguments.jobs(),
+        options: arguments.options(),
+        keep_going: arguments.keep_going,
+    };
+    let sum = many(&order, &stop);
+    if arguments.json {
+        println!("{}", sum.json(scenario.name));
+    } else {
+        print!("{}", in_words(scenario.name, &sum));
+    }
+    if let Some((seed, ..)) = sum.failed.first() {
+        if !arguments.json {
+            return one(arguments, scenario, *seed);
+        }
+        return Ok(ExitCode::FAILURE);
+    }
+    if stop.load(Ordering::Relaxed) {
+        eprintln!("sim: interrupted after {} of {count} seeds", sum.runs);
+        return Ok(ExitCode::from(130));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn in_words(scenario: &str, sum: &Sum) -> String {
+    let seconds = sum.took.as_secs_f64().max(1e-9);
+    let mut text = format!(
+        "{scenario}: {} seeds, {} failed, {} steps, {:.2} virtual hours, {} faults in {seconds:.1} s ({:.0} seeds/s)\n",
+        sum.runs,
+        sum.failed.len(),
+        sum.steps,
+        sum.virtual_ns as f64 / 3.6e12,
+        sum.faults,
+        sum.runs as f64 / seconds,
     );
+    for (seed, at_ns, violation) in &sum.failed {
+        text += &format!(
+            "  seed {seed} at {} s: {}: {}\n",
+            Seconds(*at_ns),
+            violation.rule,
+            violation.seen
+        );
+    }
+    text
+}
+
+fn one(arguments: &Arguments, scenario: &Scenario, seed: u64) -> Result<ExitCode> {
+    let (options, keep) = (arguments.options(), arguments.only.as_deref());
+    let began = std::time::Instant::now();
+    let mut outcome = run(scenario, seed, &options, keep, None);
+    let took = began.elapsed();
+    let broken = outcome.violation.is_some();
+    let mut shorter = None;
+    if broken && arguments.shrink {
+        let rule = outcome
+            .violation
+            .as_ref()
+            .map_or("", |(_, violation)| &violation.rule);
+        let found = shrink::shrink(scenario, seed, &options, rule, |left| {
+            eprintln!("sim: {left} acts left")
+        });
+        shorter = Some(found);
+    }
+    let keep = shorter.as_deref().or(keep);
+    if broken || arguments.trace.is_some() || arguments.verbose {
+        // Once more, with the trace on: it costs time, and changes nothing else.
+        outcome = run(scenario, seed, &options, keep, Some(ClassMask::ALL));
+    }
+    if arguments.json {
+        println!("{}", as_json(scenario.name, seed, &outcome, took));
+    } else {
+        tell(arguments, scenario, seed, &outcome, keep, took)?;
+    }
+    let prefix = match (&arguments.trace, broken) {
+        (Some(prefix), _) => Some(prefix.clone()),
+        (None, true) => Some(PathBuf::from(format!("out/sim/{}-{seed}", scenario.name))),
+        (None, false) => None,
+    };
+    if let Some(prefix) = prefix {
+        let host = format!("{} {seed}", scenario.name);
+        for path in report::write_trace(&outcome, &host, &prefix)? {
+            eprintln!("sim: wrote {}", path.display());
+        }
+    }
+    Ok(if broken {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn tell(
+    arguments: &Arguments,
+    scenario: &Scenario,
+    seed: u64,
+    outcome: &Outcome,
+    keep: Option<&[usize]>,
+    took: std::time::Duration,
+) -> Result<()> {
+    let out = &mut std::io::stdout().lock();
+    let broken = outcome.violation.is_some();
+    if broken || arguments.verbose {
+        report::story(outcome, out)?;
+    }
+    report::verdict(scenario.name, seed, outcome, out)?;
+    if broken {
+        writeln!(out, "  again     {}", arguments.again(seed, keep))?;
+        writeln!(out, "  script")?;
+        for (number, (at_ns, act)) in &outcome.acts {
+            writeln!(
+                out,
+                "    {number:>3}  [{:>14}] {act}",
+                Seconds(*at_ns).to_string()
+            )?;
+        }
+        let names: Vec<String> = (0..outcome.screens.len()).map(node_name).collect();
+        report::last_events(outcome, &names, out)?;
+        return Ok(());
+    }
+    let tally = &outcome.tally;
+    let seconds = took.as_secs_f64().max(1e-9);
+    writeln!(
+        out,
+        "seed {seed} of {}: every promise kept; {} s, {} steps, {} frames, {} faults in {:.1} ms ({:.2} million steps/s, {:.0} virtual s/s)",
+        scenario.name,
+        Seconds(tally.virtual_ns),
+        tally.steps,
+        tally.frames,
+        tally.faults,
+        seconds * 1e3,
+        tally.steps as f64 / seconds / 1e6,
+        tally.virtual_ns as f64 / 1e9 / seconds,
+    )?;
+    Ok(())
+}
+
+fn as_json(
+    scenario: &str,
+    seed: u64,
+    outcome: &Outcome,
+    took: std::time::Duration,
+) -> serde_json::Value {
+    let broken = outcome.violation.as_ref().map(|(at_ns, violation)| {
+        json!({ "at_ns": at_ns, "promise": violation.rule, "seen": violation.seen })
+    });
+    let acts = outcome.acts.iter().map(|(number, (at_ns, act))| {
+        json!({ "number": number, "at_ns": at_ns, "act": act.to_string() })
+    });
+    let acts: Vec<_> = acts.collect();
+    let tally = &outcome.tally;
+    json!({
+        "scenario": scenario, "seed": seed, "broken": broken, "script": acts, "steps": tally.steps,
+        "virtual_ns": tally.virtual_ns, "frames": tally.frames, "faults": tally.faults, "seconds": took.as_secs_f64(),
+    })
 }

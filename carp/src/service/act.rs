@@ -116,12 +116,13 @@ pub(super) async fn carry_out<L: Lan>(lan: &L, running: &mut Running, actions: A
             Action::SendGratuitousArp(_) if !announced => drop(lan.announce(interface, number)),
             Action::SendGratuitousArp(_) => {}
             Action::StateChanged(change) => {
+                // Logged when it is decided: some CPU may answer for the address before all of them know.
+                log::info!("{}: {change}", running.name);
                 lan.set_master(interface, number, change.to == State::Master)
                     .await;
                 for address in &mut running.registered {
                     address.master = change.to == State::Master;
                 }
-                log::info!("{}: {change}", running.name);
             }
             Action::DemotionChanged(change) => {
                 log::info!("{}: {change}", running.name);

@@ -330,8 +330,9 @@ impl Entry {
     fn try_now(&mut self, now_ns: u64) -> bool {
         let due = now_ns >= self.next_try_ns;
         if due {
+            let doubled = config::ARP_FIRST_RETRY_NS << self.tries.min(16);
             self.tries = self.tries.saturating_add(1);
-            self.next_try_ns = now_ns.saturating_add(config::ARP_RETRY_NS);
+            self.next_try_ns = now_ns.saturating_add(doubled.min(config::ARP_RETRY_NS));
         }
         due
     }

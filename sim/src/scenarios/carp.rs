@@ -25,6 +25,7 @@ pub const SCENARIO: Scenario = Scenario {
 };
 
 const MS: u64 = 1_000_000;
+const SECOND: u64 = 1000 * MS;
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 const VHID: u8 = 1;
 
@@ -66,7 +67,7 @@ fn plan(random: &mut Random, options: &Options) -> Plan {
     }
     let length_ns = options
         .length_ns
-        .unwrap_or(acts.last().map_or(at_ns, |(at_ns, _)| *at_ns) + 2 * settle_ns);
+        .unwrap_or(acts.last().map_or(at_ns, |(at_ns, _)| *at_ns) + 2 * settle_ns + SECOND);
     let set_up = move |world: &mut crate::world::World, acts: &[Timed]| {
         for node in 0..nodes {
             world.add_node(Settings {

@@ -54,3 +54,9 @@ pub type SetUp = Box<dyn FnOnce(&mut World, &[Timed]) -> Result<(), Violation>>;
 
 /// All scenarios.
 pub const ALL: &[Scenario] = &[carp::SCENARIO];
+
+/// The scenario of that name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Scenario> {
+    ALL.iter().find(|scenario| scenario.name == name)
+}

@@ -17,6 +17,8 @@ const SLACK_NS: u64 = 5_000_000;
 const GRACE_NS: u64 = 1_000_000;
 /// From power-on to a running CARP.
 const BOOT_NS: u64 = 50_000_000;
+/// A master whose question for the client's Ethernet address was lost asks again after this at the latest.
+const ARP_NS: u64 = net::config::ARP_RETRY_NS;
 /// Clocks are off by less than 1 in this.
 const CLOCK_PART: u64 = 500;
 
@@ -49,6 +51,8 @@ pub struct CarpWatch {
     disturbed_ns: u64,
     /// Pairs of masters that hear each other, and since when.
     rivals: Vec<(usize, usize, u64)>,
+    /// A cable has been bad since everything was last put right: questions may have been lost.
+    questions_lost: bool,
     /// The client must have had an answer after the one time by the other.
     answer_due: Option<(u64, u64)>,
     /// How many times one node was alone master when it had to be: says that the watch had something to see.
@@ -69,6 +73,7 @@ impl CarpWatch {
             watched,
             disturbed_ns: 0,
             rivals: Vec::new(),
+            questions_lost: false,
             answer_due: None,
             settled: 0,
         }
@@ -203,7 +208,9 @@ impl CarpWatch {
                 ));
             }
             self.settled += 1;
-            self.check_reached(masters[0], world)?;
+            if quiet_ns > Self::settle_ns(&self.watched) + ARP_NS {
+                self.check_reached(masters[0], world)?;
+            }
         }
         Ok(())
     }
@@ -288,10 +295,14 @@ impl Observer for CarpWatch {
         self.answer_due = None;
         if let (Act::Heal, true, Some(ping_ns)) = (act, masters, self.watched.ping_ns) {
             let healed_ns = world.now_ns();
-            self.answer_due = Some((
-                healed_ns,
-                healed_ns + self.advert_ns() + 2 * ping_ns + SLACK_NS,
-            ));
+            let asks_ns = if self.questions_lost { ARP_NS } else { 0 };
+            let due_ns = healed_ns + self.advert_ns() + asks_ns + 2 * ping_ns + SLACK_NS;
+            self.answer_due = Some((healed_ns, due_ns));
+        }
+        match act {
+            Act::Cable(..) => self.questions_lost = true,
+            Act::Heal => self.questions_lost = false,
+            _ => {}
         }
         self.disturbed(world);
         Ok(())
