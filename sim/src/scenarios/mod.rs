@@ -3,6 +3,7 @@
 //! To add one: write a file with a [`Scenario`] in it, and name it in [`ALL`]. docs/simulator.md has the whole page.
 
 mod carp;
+mod executor;
 
 use crate::act::Timed;
 use crate::random::Random;
@@ -53,7 +54,7 @@ pub struct Plan {
 pub type SetUp = Box<dyn FnOnce(&mut World, &[Timed]) -> Result<(), Violation>>;
 
 /// All scenarios.
-pub const ALL: &[Scenario] = &[carp::SCENARIO];
+pub const ALL: &[Scenario] = &[executor::SCENARIO, carp::SCENARIO];
 
 /// The scenario of that name.
 #[must_use]

@@ -1,0 +1,139 @@
+//! Random programs on the bare executor: threads that do everything a thread can do, at once, on every CPU.
+//!
+//! The cast: nodes without a kernel, each with a few ports, tokens and events, and two dozen threads. The plot: each
+//! thread has a list of operations (sleep, yield, call, post, call and walk away, hold tokens over awaits, signal, run
+//! functions elsewhere, pass memory to another CPU, spawn and join, move). The end: every thread has come to its own,
+//! every message was handled once and in order, every node's memory is balanced.
+//!
+//! What must hold in the middle is checked by the threads themselves, in `promises`; what they find goes to the
+//! observer through [`Ledger`].
+
+mod ledger;
+mod program;
+
+use std::sync::Arc;
+
+use super::{Options, Plan, Scenario};
+use crate::act::{Act, Timed, node_name};
+use crate::node::Settings;
+use crate::random::Random;
+use crate::world::{Observer, Violation, World};
+use ledger::Ledger;
+use program::{Operation, Program};
+
+/// The story.
+pub const SCENARIO: Scenario = Scenario {
+    name: "executor",
+    summary: "random programs of threads, ports, tokens, IPI messages and moves on bare executors",
+    plan,
+};
+
+const MS: u64 = 1_000_000;
+/// How often the observer looks at the ledgers.
+const PULSE_NS: u64 = MS;
+/// The longest that an operation may take: the longest sleep, and much patience.
+const STUCK_NS: u64 = 500 * MS;
+
+fn plan(random: &mut Random, options: &Options) -> Plan {
+    let nodes = options
+        .nodes
+        .unwrap_or_else(|| random.within(1..=2) as usize);
+    let cpus = options
+        .cpus
+        .unwrap_or_else(|| random.within(1..=5) as usize);
+    let operations = random.within(4..=24);
+    let mut programs = Vec::new();
+    let mut acts = Vec::new();
+    for node in 0..nodes {
+        let program = Program::invent(random, cpus, operations);
+        // Each thread is an act of its own, so that a failing program can lose threads.
+        acts.extend(
+            (0..program.threads.len())
+                .map(|thread| (0, Act::Type(node, format!("thread {thread}")))),
+        );
+        programs.push(program);
+    }
+    let longest = programs.iter().map(Program::longest_ns).max().unwrap_or(0);
+    let length_ns = options.length_ns.unwrap_or(longest + STUCK_NS + 100 * MS);
+    let set_up = move |world: &mut World, acts: &[Timed]| {
+        let mut ledgers = Vec::new();
+        for (node, program) in programs.into_iter().enumerate() {
+            let kept = |thread: usize| {
+                let text = format!("thread {thread}");
+                acts.iter().any(
+                    |(_, act)| matches!(act, Act::Type(at, line) if *at == node && *line == text),
+                )
+            };
+            let program = program.with_threads(kept);
+            let ledger = Arc::new(Ledger::new(&program));
+            ledgers.push(ledger.clone());
+            let program = Arc::new(program);
+            world.add_node(Settings {
+                name: node_name(node),
+                cpus,
+                rc: String::new(),
+                mac: [2, 0, 0, 0, 1, node as u8 + 1],
+                program: Some(Arc::new(move |kernel| {
+                    program::start(kernel, &program, &ledger)
+                })),
+            });
+        }
+        world.observe(Box::new(Promises { ledgers }), PULSE_NS);
+        (0..nodes).try_for_each(|node| world.act(&Act::Boot(node)))
+    };
+    Plan {
+        nodes,
+        cpus,
+        acts,
+        length_ns,
+        set_up: Box::new(set_up),
+    }
+}
+
+/// Looks at what the threads have noted.
+struct Promises {
+    ledgers: Vec<Arc<Ledger>>,
+}
+
+impl Promises {
+    fn check(&self, world: &World) -> Result<(), Violation> {
+        for (node, ledger) in self.ledgers.iter().enumerate() {
+            if let Some((rule, seen)) = ledger.broken() {
+                return Err(Violation::new(rule, format!("{}: {seen}", node_name(node))));
+            }
+            let now_ns = world.host(node).clock.at(world.now_ns());
+            if let Some((thread, operation)) = ledger.stuck(now_ns, STUCK_NS) {
+                return Err(Violation::new(
+                    "a thread whose condition holds runs within a bound",
+                    format!(
+                        "{}: thread {thread} is stuck in its operation {operation}",
+                        node_name(node)
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Observer for Promises {
+    fn look(&mut self, world: &World) -> Result<u64, Violation> {
+        self.check(world)?;
+        Ok(world.now_ns() + PULSE_NS)
+    }
+
+    fn ended(&mut self, world: &World) -> Result<(), Violation> {
+        self.check(world)?;
+        for (node, ledger) in self.ledgers.iter().enumerate() {
+            if let Some((rule, seen)) = ledger.unsettled() {
+                return Err(Violation::new(rule, format!("{}: {seen}", node_name(node))));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether an operation needs a thread that stays on its CPU.
+fn stays(operation: &Operation) -> bool {
+    matches!(operation, Operation::Hold { .. } | Operation::Section)
+}
