@@ -48,6 +48,18 @@ pub fn build() -> Result<PathBuf> {
     Ok(kernel)
 }
 
+/// Where the vkernel lies; `ANAX_VKERNEL` names another one.
+pub fn build_vkernel() -> Result<PathBuf> {
+    let path = match env::var_os("ANAX_VKERNEL") {
+        Some(path) => PathBuf::from(path),
+        None => host::target_directory().join("process/vkernel"),
+    };
+    if !path.is_file() {
+        bail!("there is no vkernel at {}", path.display());
+    }
+    Ok(path)
+}
+
 /// The cargo command that builds the kernel.
 fn command() -> Command {
     let mut command = cargo("build");

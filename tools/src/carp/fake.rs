@@ -18,7 +18,7 @@ use smoltcp::wire::{
 
 use super::{Node, State};
 use crate::lan::{Lan, LocalPort, Port};
-use crate::vm::ConsoleLine;
+use crate::running::ConsoleLine;
 
 const VIRTUAL_MAC: EthernetAddress = EthernetAddress([0, 0, 0x5e, 0, 1, 1]);
 /// IEEE 802: for local experiments.

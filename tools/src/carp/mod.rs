@@ -2,7 +2,7 @@
 //!
 //! [`Scenario`] is the set-up in numbers. [`Node`] is what the demonstration needs of a node, so
 //! that `cargo test` can run all of it against scripted nodes ([`demonstration`] has the steps,
-//! [`machine`] the nodes that are VMs). [`Watch`] follows the nodes' states by what they print.
+//! [`machine`] the nodes that are processes). [`Watch`] follows the nodes' states by what they print.
 
 pub mod demonstration;
 #[cfg(test)]
@@ -20,7 +20,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::lan::Port;
-use crate::vm::ConsoleLine;
+use crate::running::ConsoleLine;
 
 /// The set-up: addresses and timers.
 #[derive(Clone, Debug)]
@@ -67,8 +67,8 @@ impl Scenario {
         Duration::from_nanos(steps * 1_000_000_000 / 256)
     }
 
-    /// The console commands that make node `index` what it is.
-    pub fn configuration(&self, index: usize) -> String {
+    /// The console commands that make node `index`, whose first interface is `interface`, what it is.
+    pub fn configuration(&self, index: usize, interface: &str) -> String {
         let (_, address, skew) = self.nodes[index];
         let Scenario {
             virtual_address,
@@ -78,7 +78,7 @@ impl Scenario {
             ..
         } = self;
         format!(
-            "ifconfig vtnet0 {address}/{prefix} up\n\
+            "ifconfig {interface} {address}/{prefix} up\n\
              sysctl net.inet.carp.preempt=1\n\
              ifconfig carp0 create\n\
              ifconfig carp0 vhid {vhid} pass secret advbase {advbase} advskew {skew} \
@@ -90,7 +90,7 @@ impl Scenario {
 /// What a node says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// QEMU does not run.
+    /// Its process does not run.
     Off,
     /// No state yet.
     Init,
@@ -248,7 +248,11 @@ mod tests {
 
     #[test]
     fn the_configuration_is_in_dragonfly_syntax() {
-        let text = Scenario::new(false).configuration(1);
+        let text = Scenario::new(false).configuration(1, "vke0");
+        assert!(
+            text.starts_with("ifconfig vke0 192.0.2.2/24 up\n"),
+            "{text}"
+        );
         let last = text.lines().last().unwrap();
         assert_eq!(
             last,

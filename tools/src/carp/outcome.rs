@@ -26,7 +26,7 @@ pub struct Outcome {
 pub enum Step {
     /// Both nodes are started.
     Start,
-    /// The master's QEMU is killed.
+    /// The master's process is killed.
     Crash,
     /// It comes back and preempts.
     Return,

@@ -17,14 +17,18 @@ use crate::carp::screen::Screen;
 use crate::carp::{Node, Scenario, Watch};
 use crate::client::{Client, Settings};
 use crate::host;
-use crate::kernel;
 use crate::lan::Lan;
+use crate::node::{NodeKind, NodeSpec, node_mac};
+use crate::qemu::Network;
 
 const CLIENT_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0xcc];
 
-/// Two VMs and a client on a virtual LAN: watch an address fail over.
+/// Two nodes and a client on a virtual LAN: watch an address fail over.
 #[derive(clap::Args)]
 pub struct Arguments {
+    /// What the two nodes run on, the preferred one first: vm or vkernel
+    #[arg(long, default_value = "vm,vm", value_parser = node_kinds, value_name = "KIND,KIND")]
+    nodes: NodeKinds,
     /// Sub-second timers (advbase 0)
     #[arg(long)]
     fast: bool,
@@ -40,9 +44,20 @@ pub struct Arguments {
     /// Do all steps this often and print the figures with their limits
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
-    /// vCPUs of each node
+    /// CPUs of each node
     #[arg(short, long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     cpus: u32,
+}
+
+/// What each node runs on. A type of its own: clap takes an array for several values.
+#[derive(Clone, Copy, Debug)]
+struct NodeKinds([NodeKind; 2]);
+
+fn node_kinds(text: &str) -> Result<NodeKinds, String> {
+    let (first, second) = text
+        .split_once(',')
+        .ok_or("two kinds with a comma between them, such as vm,vkernel")?;
+    Ok(NodeKinds([first.parse()?, second.parse()?]))
 }
 
 /// Does it. Status 0 only if every step ended with one answering master.
@@ -107,27 +122,24 @@ impl std::ops::DerefMut for Stage {
 }
 
 fn set_up(arguments: &Arguments) -> Result<Stage> {
-    let image = kernel::build()?;
     let scenario = Scenario::new(arguments.fast);
     let directory = host::socket_directory()?;
     let lan = Lan::start(directory.path(), arguments.pcap.as_deref())?;
     let (sender, lines) = mpsc::channel();
     let mut nodes = Vec::new();
-    for (index, (name, ..)) in scenario.nodes.into_iter().enumerate() {
+    let kinds = arguments.nodes.0;
+    for (index, ((name, ..), kind)) in scenario.nodes.into_iter().zip(kinds).enumerate() {
         let rc = directory.path().join(format!("{name}.rc"));
-        std::fs::write(&rc, scenario.configuration(index))
+        std::fs::write(&rc, scenario.configuration(index, kind.first_interface()))
             .with_context(|| format!("cannot write {}", rc.display()))?;
-        let place = (lan.add_port(name)?, lan.socket(name));
-        let files = (image.clone(), rc);
-        let number = index as u8 + 1;
-        nodes.push(Machine::new(
-            name,
-            number,
-            place,
-            files,
-            arguments.cpus,
-            sender.clone(),
-        ));
+        let port = lan.add_port(name)?;
+        let spec = NodeSpec {
+            cpus: arguments.cpus,
+            rc: Some(rc),
+            networks: vec![(Network::Lan(lan.socket(name)), node_mac(index as u8 + 1))],
+            ..NodeSpec::new(name, kind, kind.build()?)
+        };
+        nodes.push(Machine::new(spec, port, sender.clone()));
     }
     let settings = Settings {
         address: (scenario.client, scenario.prefix),
