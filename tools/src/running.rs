@@ -305,7 +305,7 @@ impl Drop for RunningNode {
 
 /// The same command, run so that the kernel of the host kills it when the thread that starts it
 /// ends.
-fn tied_to_us(command: Command) -> Command {
+pub fn tied_to_us(command: Command) -> Command {
     let Some(setpriv) = host::find_program(&["setpriv"]) else {
         return command;
     };

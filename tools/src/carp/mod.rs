@@ -10,6 +10,7 @@ mod fake;
 pub mod machine;
 pub mod outcome;
 pub mod screen;
+pub mod stage;
 
 use std::collections::BTreeMap;
 use std::fmt;
