@@ -15,6 +15,8 @@ use crate::network::NetworkDevice;
 pub mod arena;
 #[cfg(any(test, all(feature = "pc64", target_os = "none")))]
 pub mod pc64;
+#[cfg(feature = "process")]
+pub mod vkernel;
 
 /// A machine that the kernel runs on.
 pub trait Machine: Send + Sync {
