@@ -127,7 +127,8 @@ setup_find_kernel() { # the target's library as shipped, or sources to build it 
     [ "$ANAX_KERNEL_STD" = build ] || ANAX_KERNEL_RUSTC=$root/bin/rustc
 }
 
-setup_find_rust() { setup_find_host && setup_find_kernel; }
+# The vkernel is a program for the host, and needs neither the kernel's target nor QEMU.
+setup_find_rust() { setup_find_host && { [ "$setup_word" = vkernel ] || setup_find_kernel; }; }
 
 # A rustup that is here already brings what is missing, where it reaches its server.
 setup_by_rustup() {
@@ -137,11 +138,11 @@ setup_by_rustup() {
     if ! setup_find_host; then
         setup_say "installing the stable Rust toolchain by rustup"
         timeout 600 "$rustup" toolchain install stable --no-self-update --profile minimal \
-            --component rustfmt --component clippy --target "$SETUP_TARGET" >&2 </dev/null || return 1
+            --component rustfmt --component clippy >&2 </dev/null || return 1
         "$rustup" default >/dev/null 2>&1 || timeout 60 "$rustup" default stable >&2 || return 1
         setup_find_host || return 1
     fi
-    setup_find_kernel && return 0
+    setup_find_rust && return 0
     setup_say "adding the target $SETUP_TARGET by rustup"
     timeout 300 "$rustup" target add "$SETUP_TARGET" >&2 </dev/null && setup_find_kernel
 }
@@ -154,7 +155,8 @@ setup_want_rust() {
     [ ! -r /etc/os-release ] || . /etc/os-release
     case "$ID $VERSION_ID" in
         'debian 12')
-            setup_needed+=(rustc-web cargo-web rust-web-src)
+            setup_needed+=(rustc-web cargo-web)
+            [ "$setup_word" = vkernel ] || setup_needed+=(rust-web-src)
             setup_has_rust_web || grep -rqsE '^[^#]*debian-security' /etc/apt/sources.list /etc/apt/sources.list.d \
                 || setup_source=$(setup_security_source)
             ;;
@@ -190,10 +192,11 @@ setup_remember() {
 }
 
 setup_want_for() { # COMMAND
-    setup_want setup_needed qemu-system-x86_64 qemu-system-x86
-    setup_want setup_needed ld.lld lld
     setup_want setup_needed cc gcc libc6-dev
     setup_want setup_needed /etc/ssl/certs/ca-certificates.crt ca-certificates
+    [ "$1" != vkernel ] || return 0 # a program for the host like any other
+    setup_want setup_needed qemu-system-x86_64 qemu-system-x86
+    setup_want setup_needed ld.lld lld
     local list
     case $1 in
         iso) list=setup_needed ;;
@@ -239,7 +242,7 @@ setup_python() {
 }
 
 setup_for() {
-    local rust=found
+    local rust=found setup_word=$1
     if setup_recall; then rust=recalled
     else setup_find_rust || setup_by_rustup || { rust=wanted; setup_want_rust; }; fi
     setup_want_for "$1"
@@ -253,7 +256,7 @@ setup_for() {
     fi
     [ $rust != wanted ] || setup_find_rust || setup_by_rustup \
         || setup_stop "missing Rust 1.$SETUP_MINIMUM or later with the target $SETUP_TARGET; fix it with: $SETUP_RUSTUP -t $SETUP_TARGET"
-    [ $rust = recalled ] || setup_remember
+    [ $rust = recalled ] || [ -z "${ANAX_KERNEL_STD-}" ] || setup_remember
     [ "$1" != test ] || setup_python
     export ANAX_CARGO ANAX_RUSTC ANAX_KERNEL_CARGO ANAX_KERNEL_RUSTC ANAX_KERNEL_STD
     # The build follows the choice even where another cargo or rustc comes first on the PATH.
