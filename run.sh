@@ -10,6 +10,7 @@ Anax: a multi-CPU kernel in the DragonFly BSD tradition, in async Rust.
 usage: ./run.sh [COMMAND] [OPTIONS]
 
   boot     boot the kernel in QEMU, its console on this terminal (Ctrl-A X leaves); the default
+  vkernel  the kernel as a process: no QEMU, no root, a prompt at once (`poweroff` ends it)
   carp     two nodes and a client on a virtual LAN: watch an address fail over
   trace    record every CPU's executor: trace.pftrace (Perfetto) and trace.html
   test     every test there is; the last line counts them
@@ -25,7 +26,7 @@ HELP
 word=${1:-boot}
 case $word in
     help | -h | --help) usage; exit 0 ;;
-    boot | carp | trace | test | bench | iso | lan) shift || true ;;
+    boot | vkernel | carp | trace | test | bench | iso | lan) shift || true ;;
     -*) word=boot ;; # options alone: ./run.sh --cpus 8
     *) usage >&2; printf '\nrun.sh: unknown command: %s\n' "$word" >&2; exit 2 ;;
 esac

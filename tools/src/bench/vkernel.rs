@@ -211,7 +211,7 @@ fn failover(runs: u32) -> Result<Row> {
 }
 
 /// Answers a second, the kernel and the plain program in turn.
-fn udp_echo(kernel: &std::path::Path, rounds: u32) -> Result<Row> {
+pub fn udp_echo(kernel: &std::path::Path, rounds: u32) -> Result<Row> {
     let directory = host::socket_directory()?;
     let lan = Lan::start(directory.path(), None)?;
     let station = |name: &str, number: u8| -> Result<Station> {

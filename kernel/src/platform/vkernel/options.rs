@@ -19,7 +19,7 @@ const AFTER_HELP: &str = "\
 Examples:
   vkernel                                     two CPUs, a prompt on this terminal
   vkernel -n 4 -m 1G -e hostname=daisy        four CPUs, a name
-  vkernel -I lan/a -e 'rc=ifconfig vke0 192.0.2.1/24'
+  vkernel -I lan/a.sock -e 'rc=ifconfig vke0 192.0.2.1/24'
                                               a port of the virtual LAN: ./run.sh lan lan a b
   vkernel -I tap:tap0=02:00:00:00:00:01       a tap device that you may open
 
