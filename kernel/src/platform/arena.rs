@@ -5,7 +5,7 @@
 //! when it is used up. Everything else in the process (threads of the host, the simulator's world) uses the host's
 //! allocator. Who frees need not be who allocated: the address tells where memory belongs.
 //!
-//! An arena may be watched: a bit for every 16 bytes says what is allocated, so that memory handed out twice or freed
+//! An arena may be watched: what is allocated is counted, and a bit for every 16 bytes says what is allocated, so that memory handed out twice or freed
 //! twice is noticed at once, and what is freed is overwritten. That needs all of a node's CPUs on one host thread.
 
 extern crate std;
@@ -39,7 +39,7 @@ pub enum Misuse {
 struct Slot {
     zones: ZoneMap,
     taken: AtomicBool,
-    /// Allocations minus frees.
+    /// Allocations minus frees, while it is watched: a counter that all CPUs write would slow each of them.
     live: AtomicI64,
     /// Bytes, likewise.
     live_bytes: AtomicI64,
@@ -170,7 +170,7 @@ impl Arena {
         &self.slot().zones
     }
 
-    /// What is allocated: objects and bytes. Both 0 once the node that it belonged to is gone without a leak.
+    /// What is allocated, if it is watched: objects and bytes. Both 0 once the node that it belonged to is gone without a leak.
     #[must_use]
     pub fn live(&self) -> (i64, i64) {
         let slot = self.slot();
@@ -209,17 +209,19 @@ impl Arena {
 }
 
 impl Slot {
+    #[inline]
     fn note(&self, memory: *mut u8, layout: Layout, allocated: bool) {
-        let sign = if allocated { 1 } else { -1 };
-        self.live.fetch_add(sign, Ordering::Relaxed);
-        self.live_bytes
-            .fetch_add(sign * layout.size() as i64, Ordering::Relaxed);
         if self.watched.load(Ordering::Relaxed) {
             self.watch(memory, layout, allocated);
         }
     }
 
+    #[cold]
     fn watch(&self, memory: *mut u8, layout: Layout, allocated: bool) {
+        let sign = if allocated { 1 } else { -1 };
+        self.live.fetch_add(sign, Ordering::Relaxed);
+        self.live_bytes
+            .fetch_add(sign * layout.size() as i64, Ordering::Relaxed);
         let Some(used) = self.used.get() else { return };
         let offset = (memory.addr() - BASE.load(Ordering::Relaxed)) % (used.len() * 64 * GRANULE);
         let (mut at, end) = (
