@@ -18,7 +18,6 @@ use smoltcp::wire::EthernetAddress;
 
 use super::echo::{self, Load, Station};
 use super::report::{Row, median_and_spread};
-use crate::carp::Scenario;
 use crate::carp::outcome::Step;
 use crate::carp::screen::Screen;
 use crate::carp::stage::{Cast, Stage};
@@ -35,8 +34,6 @@ const START_LIMIT_MS: f64 = 30.0;
 /// How long an idle node is watched, and the most it may use of a core meanwhile.
 const IDLE_TIME: Duration = Duration::from_secs(10);
 const IDLE_LIMIT_PERCENT: f64 = 0.2;
-/// The most that nobody may answer when one of two vkernels is killed.
-const FAILOVER_LIMIT_MS: f64 = 25.0;
 /// What the kernel must answer of what the plain program does.
 const ECHO_SHARE: f64 = 0.6;
 const ECHO_TIME: Duration = Duration::from_secs(1);
@@ -202,10 +199,10 @@ fn failover(runs: u32) -> Result<Row> {
     for problem in &problems {
         eprintln!("bench vkernel: failover: {problem}");
     }
-    let formula = milliseconds(Scenario::new(true).master_down(1));
+    let formula = milliseconds(stage.scenario.master_down(1));
     let mut row = Row::new("vkernel", "failover, SIGKILL, --fast", "ms", &outages)
         .beside("the formula", formula)
-        .at_most(FAILOVER_LIMIT_MS);
+        .at_most(milliseconds(stage.scenario.crash_limit));
     row.ok &= problems.is_empty();
     Ok(row)
 }

@@ -45,7 +45,7 @@ impl Stage {
     /// # Errors
     /// A kernel does not build, or the host refuses a file or a socket.
     pub fn set_up(cast: &Cast, screen: Screen) -> Result<Stage> {
-        let scenario = Scenario::new(cast.fast);
+        let scenario = Scenario::new(cast.fast, cast.nodes);
         let directory = host::socket_directory()?;
         let lan = Lan::start(directory.path(), cast.pcap.as_deref())?;
         let (sender, lines) = mpsc::channel();
