@@ -26,6 +26,9 @@ use net::{DeviceStatistics, Interface, MacAddress, Packet};
 
 use crate::network::NetworkDevice;
 
+#[cfg(test)]
+mod tests;
+
 /// Frames handled between two yields.
 const BATCH: usize = 32;
 /// Batches without a pause after which threads of any priority get to run.

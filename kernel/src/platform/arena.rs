@@ -307,6 +307,19 @@ unsafe impl GlobalAlloc for HostedHeap {
     }
 }
 
+/// The one arena of a process of tests, 4 MiB, and the turn to use it.
+#[cfg(test)]
+pub(crate) fn test_arena(watched: bool) -> (std::sync::MutexGuard<'static, ()>, Arena) {
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let turn = TURN
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    if SLOTS.get().is_none() {
+        reserve(1, 4 << 20).unwrap();
+    }
+    (turn, Arena::take(watched).unwrap())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -314,8 +327,7 @@ mod tests {
 
     #[test]
     fn a_node_allocates_from_its_arena_until_that_is_used_up_and_gives_all_of_it_back() {
-        reserve(1, 4 << 20).unwrap();
-        let arena = Arena::take(true).unwrap();
+        let (_turn, arena) = test_arena(true);
         assert!(Arena::take(false).is_none(), "there is one slot");
         let host = hosted::Hosted::start(hosted::Options::default());
         assert!(host.node().set_zones(arena.zones()));

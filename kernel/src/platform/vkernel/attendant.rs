@@ -74,7 +74,7 @@ impl Attendant {
             self.machine.exit(EXIT_TERMINATED);
         }
         let timeout = [retry, left].into_iter().flatten().min();
-        let signal = self.wait(self.typed.is_empty(), timeout);
+        let signal = self.wait(timeout);
         if debugger::has_failed() {
             debugger::stand_still(self, Cause::Failure);
         }
@@ -84,10 +84,7 @@ impl Attendant {
                 self.deadline = Some(Instant::now() + SHUTDOWN_PATIENCE);
                 self.machine.press_power_button();
             }
-            Some(Signal::SIGINT) => {
-                // A console with so much before it has no need of it.
-                let _ = self.machine.type_bytes(&[CTRL_C]);
-            }
+            Some(Signal::SIGINT) => self.machine.type_bytes(&[CTRL_C]),
             Some(Signal::SIGQUIT) => debugger::stand_still(self, Cause::Asked),
             _ => {}
         }
@@ -96,30 +93,26 @@ impl Attendant {
 
     /// Gives what was typed to the kernel, and `^\` to the debugger.
     fn hand_over_input(&mut self) {
-        while !self.typed.is_empty() {
-            let is_quit = |byte: &u8| *byte == CTRL_BACKSLASH;
-            let plain = self.typed.iter().position(is_quit);
-            let length = plain.unwrap_or(self.typed.len());
-            let taken = self.machine.type_bytes(&self.typed[..length]);
-            self.typed.drain(..taken);
-            if taken < length {
-                return;
-            }
-            if plain.is_some() {
-                self.typed.remove(0);
-                debugger::stand_still(self, Cause::Asked);
-            }
+        let is_quit = |byte: &u8| *byte == CTRL_BACKSLASH;
+        while let Some(at) = self.typed.iter().position(is_quit) {
+            self.machine.type_bytes(&self.typed[..at]);
+            self.typed.drain(..=at);
+            debugger::stand_still(self, Cause::Asked);
+        }
+        if !self.typed.is_empty() {
+            self.machine.type_bytes(&self.typed);
+            self.typed.clear();
         }
     }
 
-    /// Sleeps until there is something: a call, a signal, which it returns, or, if wanted, input.
-    pub(super) fn wait(&mut self, input: bool, timeout: Option<Duration>) -> Option<Signal> {
+    /// Sleeps until there is something: a call, a signal, which it returns, or input.
+    pub(super) fn wait(&mut self, timeout: Option<Duration>) -> Option<Signal> {
         let mut places = [
             PollFd::new(&self.signals, PollFlags::IN),
             PollFd::new(self.machine.news(), PollFlags::IN),
             PollFd::from_borrowed_fd(stdin(), PollFlags::IN),
         ];
-        let count = if input && self.input_is_open { 3 } else { 2 };
+        let count = if self.input_is_open { 3 } else { 2 };
         let timeout = timeout.and_then(|left| Timespec::try_from(left).ok());
         if !matches!(poll(&mut places[..count], timeout.as_ref()), Ok(1..)) {
             return None;

@@ -137,7 +137,7 @@ impl Cpus {
     /// Lets the CPUs go on.
     pub(super) fn resume(&self) {
         self.stop.store(0, Ordering::SeqCst);
-        let _ = futex::wake(&self.stop, futex::Flags::PRIVATE, u32::MAX);
+        let _ = futex::wake(&self.stop, futex::Flags::PRIVATE, i32::MAX as u32);
         while self
             .list
             .iter()

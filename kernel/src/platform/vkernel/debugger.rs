@@ -14,7 +14,7 @@ use std::backtrace::Backtrace;
 use std::panic::PanicHookInfo;
 
 use executor::{Cpu, CpuId};
-use nix::libc::siginfo_t;
+use nix::libc::{self, siginfo_t};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use super::attendant::{self, Attendant};
@@ -25,6 +25,8 @@ use crate::config::{Environment, PanicAction};
 
 /// How many trace records a panic prints.
 const TRACE_RECORDS: usize = 64;
+/// What formatting takes, several times over.
+const FAULT_STACK_BYTES: usize = 64 << 10;
 /// Lines of a backtrace.
 const BACKTRACE_LINES: usize = 64;
 
@@ -68,6 +70,19 @@ pub(super) fn catch() -> nix::Result<()> {
     // SAFETY: the handler does what a handler may; see `cpus::on_stop_signal`.
     unsafe { sigaction(cpus::STOP_SIGNAL, &stop)? };
     Ok(())
+}
+
+/// Gives the calling thread a stack for its faults' handler: the one that the host's library has given it holds little
+/// more than the processor's registers.
+pub(super) fn give_fault_stack() {
+    let memory = std::vec![0_u8; FAULT_STACK_BYTES].leak();
+    let stack = libc::stack_t {
+        ss_sp: memory.as_mut_ptr().cast(),
+        ss_flags: 0,
+        ss_size: FAULT_STACK_BYTES,
+    };
+    // SAFETY: the memory is never freed, and no other thread gets it. Failure leaves the smaller stack.
+    unsafe { libc::sigaltstack(&stack, core::ptr::null_mut()) };
 }
 
 extern "C" fn on_stop(_: c_int, _: *mut siginfo_t, _: *mut c_void) {
@@ -241,7 +256,7 @@ fn read_line(attendant: &mut Attendant) -> String {
                 .collect::<alloc::vec::Vec<u8>>();
             return String::from_utf8_lossy(&line).into_owned();
         }
-        if let Some(Signal::SIGTERM) = attendant.wait(true, None) {
+        if let Some(Signal::SIGTERM) = attendant.wait(None) {
             attendant.machine.exit(EXIT_TERMINATED);
         }
     }

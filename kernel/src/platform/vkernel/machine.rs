@@ -23,12 +23,12 @@ use super::cable::HostCable;
 use super::cpus::{self, Cpus};
 use super::options::Options;
 use super::terminal::Terminal;
-use super::{Refused, attendant, say};
+use super::{Refused, say};
 use crate::drivers::vke::Vke;
 use crate::network::NetworkDevice;
 use crate::platform::Machine;
 
-/// Typed bytes that wait for the kernel's console; the rest waits in the host.
+/// Typed bytes that may wait for the kernel's console.
 const INPUT_BYTES: usize = 4096;
 
 /// A process that is a machine.
@@ -47,8 +47,6 @@ pub struct Vkernel {
     news: OwnedFd,
     input: ArrayQueue<u8>,
     input_event: Event,
-    /// The attendant has more input than there was room for.
-    input_waits: AtomicBool,
     power_button: Event,
     leaving: AtomicBool,
 }
@@ -86,7 +84,6 @@ impl Vkernel {
             news: cpus::new_eventfd()?,
             input: ArrayQueue::new(INPUT_BYTES),
             input_event: Event::new(),
-            input_waits: AtomicBool::new(false),
             power_button: Event::new(),
             leaving: AtomicBool::new(false),
         })
@@ -131,26 +128,10 @@ impl Vkernel {
         self.power_button.signal();
     }
 
-    /// Gives the console what was typed, as much as there is room for, and returns how much. The console asks for the
-    /// rest by [`attendant::call`].
-    pub(super) fn type_bytes(&self, bytes: &[u8]) -> usize {
-        let mut taken = self.push_bytes(bytes);
-        if taken < bytes.len() {
-            self.input_waits.store(true, Ordering::SeqCst);
-            // Room may have come before the console could know that it is wanted.
-            taken += self.push_bytes(&bytes[taken..]);
-        }
-        if taken > 0 {
-            self.input_event.signal();
-        }
-        taken
-    }
-
-    fn push_bytes(&self, bytes: &[u8]) -> usize {
-        let taken = bytes
-            .iter()
-            .take_while(|byte| self.input.push(**byte).is_ok());
-        taken.count()
+    /// Gives the console what was typed. What it has no room for is lost, as on a serial line.
+    pub(super) fn type_bytes(&self, bytes: &[u8]) {
+        let _ = bytes.iter().try_for_each(|byte| self.input.push(*byte));
+        self.input_event.signal();
     }
 
     /// Ends the process. Other threads go on until it is over, so nothing of the kernel is dropped.
@@ -233,14 +214,10 @@ impl Machine for &'static Vkernel {
     }
 
     fn read_console(&self, buffer: &mut [u8]) -> usize {
-        let count = buffer
+        let taken = buffer
             .iter_mut()
-            .map_while(|place| self.input.pop().map(|byte| *place = byte))
-            .count();
-        if count > 0 && self.input_waits.swap(false, Ordering::SeqCst) {
-            attendant::call();
-        }
-        count
+            .map_while(|place| self.input.pop().map(|byte| *place = byte));
+        taken.count()
     }
 
     fn console_event(&self) -> &Event {

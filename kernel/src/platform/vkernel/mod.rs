@@ -98,6 +98,7 @@ fn start(options: &Options) -> Result<core::convert::Infallible, Refused> {
     core::mem::forget(arena);
     machine.set_node(node.clone());
     let signals = |error| Refused::new("no signals", error, "is this Linux?");
+    debugger::give_fault_stack();
     debugger::catch().map_err(signals)?;
     let signals = attendant::block_signals().map_err(signals)?;
     machine.terminal().make_raw();
@@ -113,6 +114,7 @@ fn start(options: &Options) -> Result<core::convert::Infallible, Refused> {
 
 /// A CPU's thread.
 fn run_cpu(machine: &'static Vkernel, node: &Arc<Node>, id: CpuId) {
+    debugger::give_fault_stack();
     machine.cpus().prepare(id);
     let cpu = node.cpu(id);
     // SAFETY: this thread enters this CPU, and no other thread does; the node is never dropped.
