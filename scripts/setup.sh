@@ -24,6 +24,7 @@ setup_needed=()   # packages without which the command cannot run
 setup_optional=() # packages without which some tests are skipped
 setup_source=     # the apt source that has to be added first
 setup_by_hand=    # what apt does not have
+setup_vm=         # not empty: a kernel for hardware is built and run in QEMU
 
 setup_say() { printf 'setup: %s\n' "$*" >&2; }
 setup_stop() { printf 'run.sh: %s\n' "$*" >&2; exit 1; }
@@ -111,6 +112,7 @@ setup_find_host() {
 }
 
 setup_find_kernel() { # the target's library as shipped, or sources to build it from
+    [ -n "$setup_vm" ] || return 0
     local rustc=$ANAX_RUSTC cargo=$ANAX_CARGO root
     root=$("$rustc" --print sysroot)
     SETUP_LIBRARY=$root/lib/rustlib/$SETUP_TARGET/lib
@@ -137,7 +139,7 @@ setup_by_rustup() {
     if ! setup_find_host; then
         setup_say "installing the stable Rust toolchain by rustup"
         timeout 600 "$rustup" toolchain install stable --no-self-update --profile minimal \
-            --component rustfmt --component clippy --target "$SETUP_TARGET" >&2 </dev/null || return 1
+            --component rustfmt --component clippy ${setup_vm:+--target "$SETUP_TARGET"} >&2 </dev/null || return 1
         "$rustup" default >/dev/null 2>&1 || timeout 60 "$rustup" default stable >&2 || return 1
         setup_find_host || return 1
     fi
@@ -154,7 +156,7 @@ setup_want_rust() {
     [ ! -r /etc/os-release ] || . /etc/os-release
     case "$ID $VERSION_ID" in
         'debian 12')
-            setup_needed+=(rustc-web cargo-web rust-web-src)
+            setup_needed+=(rustc-web cargo-web ${setup_vm:+rust-web-src})
             setup_has_rust_web || grep -rqsE '^[^#]*debian-security' /etc/apt/sources.list /etc/apt/sources.list.d \
                 || setup_source=$(setup_security_source)
             ;;
@@ -177,21 +179,30 @@ setup_recall() {
     local SETUP_LIBRARY=''
     # shellcheck source=/dev/null
     . "./$SETUP_FILE"
-    [ -x "${ANAX_CARGO-}" ] && [ -x "${ANAX_RUSTC-}" ] && [ -x "${ANAX_KERNEL_CARGO-}" ] \
-        && [ -x "${ANAX_KERNEL_RUSTC-}" ] && [ -d "$SETUP_LIBRARY" ]
+    [ -x "${ANAX_CARGO-}" ] && [ -x "${ANAX_RUSTC-}" ] || return 1
+    [ -z "$setup_vm" ] || { [ -x "${ANAX_KERNEL_CARGO-}" ] && [ -x "${ANAX_KERNEL_RUSTC-}" ] && [ -d "$SETUP_LIBRARY" ]; }
 }
 
 setup_remember() {
     mkdir -p out
     local name
     for name in "${SETUP_CHOICE[@]}"; do
-        printf '%s=%q\n' "$name" "${!name}"
+        printf '%s=%q\n' "$name" "${!name-}"
     done >"$SETUP_FILE"
 }
 
+# Is any node of this command line a VM? The words can stand behind their option, or behind its equals sign.
+setup_wants_vm() { # COMMAND [WORD...]
+    case "$1 ${*:2} " in
+        'vkernel '* | 'carp '*[\ =]vkernel,vkernel' '* | 'trace '*[\ =]vkernel' '* | 'bench vkernel '*) return 1 ;;
+    esac
+}
+
 setup_want_for() { # COMMAND
-    setup_want setup_needed qemu-system-x86_64 qemu-system-x86
-    setup_want setup_needed ld.lld lld
+    if [ -n "$setup_vm" ]; then
+        setup_want setup_needed qemu-system-x86_64 qemu-system-x86
+        setup_want setup_needed ld.lld lld
+    fi
     setup_want setup_needed cc gcc libc6-dev
     setup_want setup_needed /etc/ssl/certs/ca-certificates.crt ca-certificates
     local list
@@ -238,8 +249,9 @@ setup_python() {
     export PATH=$PWD/$SETUP_PYTHON/bin:$PATH
 }
 
-setup_for() {
+setup_for() { # COMMAND [WORD...]
     local rust=found
+    ! setup_wants_vm "$@" || setup_vm=yes
     if setup_recall; then rust=recalled
     else setup_find_rust || setup_by_rustup || { rust=wanted; setup_want_rust; }; fi
     setup_want_for "$1"
@@ -252,7 +264,7 @@ setup_for() {
         setup_install "${setup_needed[@]}" "${setup_optional[@]}"
     fi
     [ $rust != wanted ] || setup_find_rust || setup_by_rustup \
-        || setup_stop "missing Rust 1.$SETUP_MINIMUM or later with the target $SETUP_TARGET; fix it with: $SETUP_RUSTUP -t $SETUP_TARGET"
+        || setup_stop "missing Rust 1.$SETUP_MINIMUM or later${setup_vm:+ with the target $SETUP_TARGET}; fix it with: $SETUP_RUSTUP${setup_vm:+ -t $SETUP_TARGET}"
     [ $rust = recalled ] || setup_remember
     [ "$1" != test ] || setup_python
     export ANAX_CARGO ANAX_RUSTC ANAX_KERNEL_CARGO ANAX_KERNEL_RUSTC ANAX_KERNEL_STD

@@ -8,7 +8,7 @@
 #![no_std]
 
 extern crate alloc;
-#[cfg(test)]
+#[cfg(any(test, feature = "process"))]
 extern crate std;
 
 pub mod commands;

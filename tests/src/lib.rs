@@ -1,16 +1,19 @@
 //! What whole-system tests share: the kernel under test, a place in the queue, and being skipped.
 //!
-//! A test takes a [`Turn`] before it starts VMs, so that however many threads the test runner has,
-//! no more run than the host can carry: a starved VM is slow, and slow looks like broken. A VM
-//! itself is [`tools::vm::Vm`], the same that the demonstration uses.
+//! A test takes a [`Turn`] before it starts nodes, so that however many threads the test runner has,
+//! no more run than the host can carry: a starved node is slow, and slow looks like broken. A node
+//! itself is [`tools::running::RunningNode`], the same that the demonstration uses.
+//!
+//! Decision: a test that needs no hardware is a function of the kind of node, and [`on_both`] makes two
+//! tests of it. So there is one list of what a node must do, and no kind can fall behind.
 #![forbid(unsafe_code)]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tools::qemu::Guest;
-use tools::vm::Vm;
+use tools::node::{NodeKind, NodeSpec};
+use tools::running::RunningNode;
 
 /// Booting takes a tenth of a second; this is for a host under load.
 pub const BOOT_LIMIT: Duration = Duration::from_secs(60);
@@ -30,7 +33,7 @@ impl Turn {
         Turn::of(1)
     }
 
-    /// Waits until this test has the host to itself: for what measures time, or has 64 vCPUs.
+    /// Waits until this test has the host to itself: for what measures time, or has 64 CPUs.
     pub fn alone() -> Turn {
         Turn::of(TURNS)
     }
@@ -54,40 +57,61 @@ impl Drop for Turn {
     }
 }
 
-/// The kernel under test, built once.
-pub fn kernel() -> &'static Path {
-    static KERNEL: OnceLock<std::path::PathBuf> = OnceLock::new();
-    KERNEL.get_or_init(|| tools::kernel::build().expect("the kernel builds"))
+/// Makes two tests of each function that takes a [`NodeKind`]: `name::vm` and `name::vkernel`.
+#[macro_export]
+macro_rules! on_both {
+    ($($test:ident),+ $(,)?) => { $(
+        mod $test {
+            use tools::node::NodeKind;
+
+            #[test]
+            fn vm() {
+                super::$test(NodeKind::VM);
+            }
+
+            #[test]
+            fn vkernel() {
+                super::$test(NodeKind::Vkernel);
+            }
+        }
+    )+ };
 }
 
-/// A guest with the kernel under test and the hostname `anax`.
-pub fn guest() -> Guest {
-    Guest {
-        kernel: Some(kernel().to_owned()),
-        ..Guest::default()
-    }
+/// The kernel under test for this kind of node, built once.
+pub fn kernel(kind: NodeKind) -> &'static Path {
+    static BARE: OnceLock<PathBuf> = OnceLock::new();
+    static HOSTED: OnceLock<PathBuf> = OnceLock::new();
+    let kernel = match kind {
+        NodeKind::Vm(_) => &BARE,
+        NodeKind::Vkernel => &HOSTED,
+    };
+    kernel.get_or_init(|| kind.build().expect("the kernel builds"))
 }
 
-/// Starts `guest`, waits for its prompt.
-pub fn boot(guest: &Guest) -> Vm {
-    boot_as("anax", guest)
+/// A node with the kernel under test and the hostname `anax`.
+pub fn node(kind: NodeKind) -> NodeSpec {
+    NodeSpec::new("anax", kind, kernel(kind).to_owned())
 }
 
-/// Starts `guest` with the hostname `name`, waits for its prompt.
-pub fn boot_as(name: &str, guest: &Guest) -> Vm {
-    let mut guest = guest.clone();
-    if name != "anax" {
-        guest.append = format!("hostname={name} {}", guest.append);
-    }
-    let vm = Vm::start(name, &guest, None).expect("QEMU starts");
-    vm.wait_for_prompt(BOOT_LIMIT)
+/// Starts `spec`, waits for its prompt.
+pub fn boot(spec: &NodeSpec) -> RunningNode {
+    let node = spec.start(None).expect("the node starts");
+    node.wait_for_prompt(BOOT_LIMIT)
         .unwrap_or_else(|error| panic!("{error:#}"));
-    vm
+    node
+}
+
+/// Starts `spec` with the hostname `name`, waits for its prompt.
+pub fn boot_as(name: &str, spec: &NodeSpec) -> RunningNode {
+    boot(&NodeSpec {
+        name: name.to_owned(),
+        ..spec.clone()
+    })
 }
 
 /// Runs a command that answers at once.
-pub fn run(vm: &mut Vm, line: &str) -> String {
-    vm.command(line, COMMAND_LIMIT)
+pub fn run(node: &mut RunningNode, line: &str) -> String {
+    node.command(line, COMMAND_LIMIT)
         .unwrap_or_else(|error| panic!("{error:#}"))
 }
 

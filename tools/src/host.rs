@@ -5,6 +5,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
@@ -107,6 +108,17 @@ pub fn need_program(name: &str, package: &str) -> Result<PathBuf> {
         Some(path) => Ok(path),
         None => bail!("missing {name}; fix it with (as root): apt-get install -y {package}"),
     }
+}
+
+/// `program`, to be run in the network namespace `namespace` if there is one (`ip netns exec` replaces
+/// itself by it, so the process is the program's own).
+pub fn command_inside(namespace: Option<&str>, program: &Path) -> Result<Command> {
+    let Some(namespace) = namespace else {
+        return Ok(Command::new(program));
+    };
+    let mut command = Command::new(need_program("ip", "iproute2")?);
+    command.args(["netns", "exec", namespace]).arg(program);
+    Ok(command)
 }
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);

@@ -1,4 +1,4 @@
-//! Builds the kernel for x86_64-unknown-none.
+//! Builds the kernel: for x86_64-unknown-none, and as a process of this host.
 //!
 //! Which cargo and which standard library is decided by scripts/setup.sh alone and arrives in the
 //! environment; without it (a plain `cargo test`) the cargo that runs us builds with the target as
@@ -26,13 +26,25 @@ pub fn path() -> PathBuf {
 /// Brings the kernel up to date and says where it is. A kernel named by `ANAX_KERNEL` is taken as
 /// it is.
 pub fn build() -> Result<PathBuf> {
-    let kernel = path();
-    if env::var_os("ANAX_KERNEL").is_some() {
+    build_unless_named("ANAX_KERNEL", path(), command)
+}
+
+/// Brings the kernel as a process up to date and says where it is. One named by `ANAX_VKERNEL` is
+/// taken as it is.
+pub fn build_vkernel() -> Result<PathBuf> {
+    let built = host::target_directory().join("process/vkernel");
+    let path = env::var_os("ANAX_VKERNEL").map_or(built, PathBuf::from);
+    build_unless_named("ANAX_VKERNEL", path, vkernel_command)
+}
+
+fn build_unless_named(
+    variable: &str,
+    kernel: PathBuf,
+    command: impl FnOnce() -> Command,
+) -> Result<PathBuf> {
+    if env::var_os(variable).is_some() {
         if !kernel.is_file() {
-            bail!(
-                "ANAX_KERNEL names {}, which is not a file",
-                kernel.display()
-            );
+            bail!("{variable} names {}, which is not a file", kernel.display());
         }
         return Ok(kernel);
     }
@@ -46,6 +58,15 @@ pub fn build() -> Result<PathBuf> {
         bail!("the kernel does not build (see above)");
     }
     Ok(kernel)
+}
+
+/// The cargo command that builds the kernel as a process: a program for the host.
+fn vkernel_command() -> Command {
+    let mut command = Command::new(env::var("ANAX_CARGO").unwrap_or("cargo".to_owned()));
+    command.current_dir(host::checkout()).stdin(Stdio::null());
+    command.args(["build", "--quiet", "--locked", "--profile", "process"]);
+    command.args(["-p", "kernel", "--features", "process", "--bin", "vkernel"]);
+    command
 }
 
 /// The cargo command that builds the kernel.

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tools::command::{bench, boot, build, carp, iso, lan, test, trace};
+use tools::command::{bench, boot, build, carp, iso, lan, test, trace, vkernel};
 use tools::host::Interrupted;
 
 /// Boots Anax, connects its nodes and shows what they do.
@@ -32,6 +32,7 @@ enum Command {
     Lan(lan::Arguments),
     Test(test::Arguments),
     Trace(trace::Arguments),
+    Vkernel(vkernel::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(arguments),
         Command::Lan(arguments) => lan::run(arguments),
         Command::Trace(arguments) => trace::run(arguments),
+        Command::Vkernel(arguments) => vkernel::run(arguments),
     };
     match result {
         Ok(code) => code,

@@ -1,4 +1,4 @@
-//! A QEMU command line for an Anax node.
+//! A QEMU command line for an Anax node that runs on a VM.
 //!
 //! [`Guest`] says what a node is; [`Guest::command`] turns it into the process. Devices are named
 //! one by one (`-nodefaults`): what is not asked for is not there, which is also what keeps start-up
@@ -122,14 +122,7 @@ impl Guest {
     /// The QEMU process, not yet started. It ends on the guest's power-off and on its reset.
     pub fn command(&self) -> Result<Command> {
         let qemu = host::need_program("qemu-system-x86_64", "qemu-system-x86")?;
-        let mut command = match &self.inside {
-            None => Command::new(qemu),
-            Some(namespace) => {
-                let mut ip = Command::new(host::need_program("ip", "iproute2")?);
-                ip.args(["netns", "exec", namespace]).arg(qemu);
-                ip
-            }
-        };
+        let mut command = host::command_inside(self.inside.as_deref(), &qemu)?;
         command.args(["-machine", self.machine.argument()]);
         command.args(["-accel", Accelerator::choose().argument(), "-cpu", "max"]);
         command.args([

@@ -42,6 +42,7 @@ mod ping;
 mod text;
 mod threads;
 mod tracing;
+mod udpecho;
 
 /// Everything a command may touch.
 pub struct Context {
@@ -108,6 +109,7 @@ pub fn all() -> impl Iterator<Item = &'static Command> {
         ifconfig::COMMANDS,
         carp::COMMANDS,
         ping::COMMANDS,
+        udpecho::COMMANDS,
         netstat::COMMANDS,
         sysctl::COMMANDS,
         machine::COMMANDS,

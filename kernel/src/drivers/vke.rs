@@ -1,9 +1,13 @@
 //! `vke`: the network card of a kernel that is no machine of its own: a process, or a node of a simulator.
 //!
 //! There is no bus and no ring: the platform gives a [`Cable`], which takes frames and gives them. What is left of a
-//! driver is two threads on the CPU that called [`NetworkDevice::start`]: receive (batches of 32, then a yield) and
-//! transmit, for frames from other CPUs. A frame from this CPU with nothing queued before it is on the cable when
-//! `transmit` returns, or, while a received batch is handled, when the batch is done: answers leave together.
+//! driver is three threads on the CPU that called [`NetworkDevice::start`]: receive (batches of 32, then a yield),
+//! transmit, for frames from other CPUs, and flush. A frame is given to the cable at once, and the cable is flushed when
+//! the thread that sent it has been polled: what one poll sends, answers to a batch or to all that waited in a socket,
+//! leaves together.
+//!
+//! Decision: it is a thread that flushes, and not who sends: only the run queue knows when a poll is over. A frame waits
+//! for one switch of threads, and 32 frames are one system call of the host.
 //!
 //! Decision: a cable that is full loses frames, counted, and nothing waits for it. A process's socket holds what a
 //! ring would, and the switch behind it drops in the same way.
@@ -21,6 +25,9 @@ use executor::{Builder, Event, Message, Pending, Port, PortRef, Priority, Put, S
 use net::{DeviceStatistics, Interface, MacAddress, Packet};
 
 use crate::network::NetworkDevice;
+
+#[cfg(test)]
+mod tests;
 
 /// Frames handled between two yields.
 const BATCH: usize = 32;
@@ -56,7 +63,8 @@ pub trait Cable: Send + Sync + 'static {
     /// Gives the next received frame to `take`. False: there is none, and the next one signals the event.
     fn receive(&self, take: &mut dyn FnMut(&[u8])) -> bool;
 
-    /// Takes a frame; it leaves with the next [`flush`](Self::flush) at the latest.
+    /// Takes a frame; it leaves with the next [`flush`](Self::flush) at the latest, which comes when the poll that sent
+    /// it is over.
     fn send(&self, frame: &[u8]) -> Result<(), NotSent>;
 
     /// Sends what was taken.
@@ -105,8 +113,10 @@ struct Status {
 struct Core {
     cable: Arc<dyn Cable>,
     status: Arc<Status>,
-    /// A received batch is being handled: what it sends leaves at its end.
-    in_batch: Cell<bool>,
+    /// The cable holds frames that have not left.
+    unflushed: Cell<bool>,
+    /// Signalled when that becomes true.
+    flush: Event,
 }
 
 /// A card with a cable in it, not yet driven.
@@ -127,7 +137,8 @@ impl Vke {
         let core = Rc::new(Core {
             cable,
             status,
-            in_batch: Cell::new(false),
+            unflushed: Cell::new(false),
+            flush: Event::new(),
         });
         Self {
             port: Port::new(Sender(core.clone())),
@@ -154,6 +165,7 @@ impl NetworkDevice for Vke {
         spawn("vke receive")
             .spawn(receive(core.clone(), interface))
             .detach();
+        spawn("vke flush").spawn(flush(core.clone())).detach();
         spawn("vke transmit").spawn(transmit(core, port)).detach();
     }
 }
@@ -168,6 +180,9 @@ impl Core {
             Ok(()) => {
                 count(&counters.sent, 1);
                 count(&counters.sent_bytes, packet.data().len());
+                if !self.unflushed.replace(true) {
+                    self.flush.signal();
+                }
             }
             Err(NotSent::Full) => count(&counters.full, 1),
             Err(NotSent::Unplugged) => count(&counters.unplugged, 1),
@@ -198,12 +213,9 @@ async fn receive(core: Rc<Core>, interface: Interface) {
             interface.link_changed();
         }
         let more = core.take(&mut batch);
-        core.in_batch.set(true);
         for packet in batch.drain(..) {
             interface.input(packet);
         }
-        core.in_batch.set(false);
-        core.cable.flush();
         if !more {
             batches = 0;
             core.cable.event().wait().await;
@@ -220,17 +232,22 @@ async fn receive(core: Rc<Core>, interface: Interface) {
 
 /// Sends what came from other CPUs.
 async fn transmit(core: Rc<Core>, port: Port<Sender>) {
-    let mut since_flush = 0;
     loop {
-        let work = port.receive().await;
-        core.send(&work.message().0);
-        work.reply(());
-        since_flush += 1;
-        if port.queued() == 0 || since_flush == BATCH {
-            core.cable.flush();
-            since_flush = 0;
-            executor::yield_now().await;
+        for _ in 0..BATCH {
+            let work = port.receive().await;
+            core.send(&work.message().0);
+            work.reply(());
         }
+        executor::yield_now().await;
+    }
+}
+
+/// Has the cable send what it was given.
+async fn flush(core: Rc<Core>) {
+    loop {
+        core.flush.wait().await;
+        core.unflushed.set(false);
+        core.cable.flush();
     }
 }
 
@@ -251,9 +268,6 @@ impl Server for Sender {
 impl Serve<Transmit> for Sender {
     fn put(&self, message: Transmit) -> Put<Transmit> {
         self.0.send(&message.0);
-        if !self.0.in_batch.get() {
-            self.0.cable.flush();
-        }
         Put::Done(())
     }
 
@@ -307,6 +321,73 @@ impl net::Device for Device {
             sent_packets: get(&counters.sent),
             sent_bytes: get(&counters.sent_bytes),
             sent_drops: get(&counters.full) + get(&counters.unplugged) + get(&counters.queue_full),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use executor::hosted::{Hosted, Options};
+    use std::sync::{Mutex, mpsc};
+    use std::time::Duration as Time;
+
+    /// A cable that notes how many frames left with each flush.
+    struct Noting {
+        event: Event,
+        held: Mutex<usize>,
+        left: Mutex<mpsc::Sender<usize>>,
+    }
+
+    impl Cable for Noting {
+        fn mac(&self) -> [u8; 6] {
+            [2, 0, 0, 0, 0, 1]
+        }
+        fn link_up(&self) -> bool {
+            true
+        }
+        fn event(&self) -> &Event {
+            &self.event
+        }
+        fn receive(&self, _: &mut dyn FnMut(&[u8])) -> bool {
+            false
+        }
+        fn send(&self, _: &[u8]) -> Result<(), NotSent> {
+            *self.held.lock().unwrap() += 1;
+            Ok(())
+        }
+        fn flush(&self) {
+            let count = std::mem::take(&mut *self.held.lock().unwrap());
+            self.left.lock().unwrap().send(count).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_one_poll_sends_leaves_together_and_without_anything_more_to_send() {
+        let node = Hosted::start(Options::default());
+        let (left, flushes) = mpsc::channel();
+        let cable = Noting {
+            event: Event::new(),
+            held: Mutex::new(0),
+            left: Mutex::new(left),
+        };
+        node.block_on(|| async {
+            let network = net::Network::start(executor::current().node(), 1).await;
+            let vke = Box::new(Vke::new(Arc::new(cable)));
+            let device = vke.device();
+            let interface = network.attach("vke0", device.clone()).await.unwrap();
+            vke.start(interface);
+            executor::yield_now().await;
+            for burst in [5, 1] {
+                for _ in 0..burst {
+                    device.transmit(Packet::allocate(HEADROOM_BYTES, 60).unwrap());
+                }
+                // The poll is over: the flush comes before this thread's next one.
+                executor::yield_now().await;
+            }
+        });
+        for burst in [5, 1] {
+            assert_eq!(flushes.recv_timeout(Time::from_secs(20)), Ok(burst));
         }
     }
 }

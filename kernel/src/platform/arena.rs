@@ -5,7 +5,7 @@
 //! when it is used up. Everything else in the process (threads of the host, the simulator's world) uses the host's
 //! allocator. Who frees need not be who allocated: the address tells where memory belongs.
 //!
-//! An arena may be watched: a bit for every 16 bytes says what is allocated, so that memory handed out twice or freed
+//! An arena may be watched: what is allocated is counted, and a bit for every 16 bytes says what is allocated, so that memory handed out twice or freed
 //! twice is noticed at once, and what is freed is overwritten. That needs all of a node's CPUs on one host thread.
 
 extern crate std;
@@ -39,7 +39,7 @@ pub enum Misuse {
 struct Slot {
     zones: ZoneMap,
     taken: AtomicBool,
-    /// Allocations minus frees.
+    /// Allocations minus frees, while it is watched: a counter that all CPUs write would slow each of them.
     live: AtomicI64,
     /// Bytes, likewise.
     live_bytes: AtomicI64,
@@ -170,7 +170,7 @@ impl Arena {
         &self.slot().zones
     }
 
-    /// What is allocated: objects and bytes. Both 0 once the node that it belonged to is gone without a leak.
+    /// What is allocated, if it is watched: objects and bytes. Both 0 once the node that it belonged to is gone without a leak.
     #[must_use]
     pub fn live(&self) -> (i64, i64) {
         let slot = self.slot();
@@ -209,17 +209,19 @@ impl Arena {
 }
 
 impl Slot {
+    #[inline]
     fn note(&self, memory: *mut u8, layout: Layout, allocated: bool) {
-        let sign = if allocated { 1 } else { -1 };
-        self.live.fetch_add(sign, Ordering::Relaxed);
-        self.live_bytes
-            .fetch_add(sign * layout.size() as i64, Ordering::Relaxed);
         if self.watched.load(Ordering::Relaxed) {
             self.watch(memory, layout, allocated);
         }
     }
 
+    #[cold]
     fn watch(&self, memory: *mut u8, layout: Layout, allocated: bool) {
+        let sign = if allocated { 1 } else { -1 };
+        self.live.fetch_add(sign, Ordering::Relaxed);
+        self.live_bytes
+            .fetch_add(sign * layout.size() as i64, Ordering::Relaxed);
         let Some(used) = self.used.get() else { return };
         let offset = (memory.addr() - BASE.load(Ordering::Relaxed)) % (used.len() * 64 * GRANULE);
         let (mut at, end) = (
@@ -305,6 +307,19 @@ unsafe impl GlobalAlloc for HostedHeap {
     }
 }
 
+/// The one arena of a process of tests, 4 MiB, and the turn to use it.
+#[cfg(test)]
+pub(crate) fn test_arena(watched: bool) -> (std::sync::MutexGuard<'static, ()>, Arena) {
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let turn = TURN
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    if SLOTS.get().is_none() {
+        reserve(1, 4 << 20).unwrap();
+    }
+    (turn, Arena::take(watched).unwrap())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -312,8 +327,7 @@ mod tests {
 
     #[test]
     fn a_node_allocates_from_its_arena_until_that_is_used_up_and_gives_all_of_it_back() {
-        reserve(1, 4 << 20).unwrap();
-        let arena = Arena::take(true).unwrap();
+        let (_turn, arena) = test_arena(true);
         assert!(Arena::take(false).is_none(), "there is one slot");
         let host = hosted::Hosted::start(hosted::Options::default());
         assert!(host.node().set_zones(arena.zones()));

@@ -17,6 +17,8 @@ pub mod arena;
 pub mod pc64;
 #[cfg(feature = "process")]
 pub mod sim;
+#[cfg(feature = "process")]
+pub mod vkernel;
 
 /// A machine that the kernel runs on.
 pub trait Machine: Send + Sync {

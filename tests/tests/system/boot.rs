@@ -1,23 +1,34 @@
-//! Machines, numbers of CPUs, little memory, and ways to end.
+//! Kinds of nodes, machines, numbers of CPUs, little memory, and ways to end.
 
 use std::time::Duration;
 
-use tests::{COMMAND_LIMIT, Turn, boot, guest, run};
-use tools::qemu::{Guest, Machine};
+use tests::{COMMAND_LIMIT, Turn, boot, node, on_both, run};
+use tools::node::{NodeKind, NodeSpec};
+use tools::qemu::Machine;
+use tools::running::RunningNode;
 
-/// Boots with that many vCPUs and checks that the kernel counts them all.
-fn boots_with(machine: Machine, cpus: u32) {
+on_both![
+    boots_with_1_cpu,
+    boots_with_2_cpus,
+    boots_with_4_cpus,
+    boots_with_16_cpus,
+    boots_with_64_cpus,
+    sixty_four_mebibytes_are_enough,
+    poweroff_ends_the_process,
+    a_panic_says_so_and_ends_as_it_was_told,
+    a_panic_dumps_the_trace,
+    an_idle_node_leaves_the_host_alone,
+];
+
+/// Boots with that many CPUs and checks that the kernel counts them all.
+fn boots_with(kind: NodeKind, cpus: u32) {
     let _turn = if cpus > 16 {
         Turn::alone()
     } else {
         Turn::take()
     };
-    let mut vm = boot(&Guest {
-        machine,
-        cpus,
-        ..guest()
-    });
-    let output = run(&mut vm, "cpus");
+    let mut anax = boot(&NodeSpec { cpus, ..node(kind) });
+    let output = run(&mut anax, "cpus");
     let listed = output
         .lines()
         .filter(|line| line.split_whitespace().next().is_some_and(is_cpu_name))
@@ -34,59 +45,63 @@ fn is_cpu_name(word: &str) -> bool {
     !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-#[test]
-fn q35_with_1_cpu() {
-    boots_with(Machine::Q35, 1);
+fn boots_with_1_cpu(kind: NodeKind) {
+    boots_with(kind, 1);
 }
 
-#[test]
-fn q35_with_2_cpus() {
-    boots_with(Machine::Q35, 2);
+fn boots_with_2_cpus(kind: NodeKind) {
+    boots_with(kind, 2);
 }
 
-#[test]
-fn q35_with_4_cpus() {
-    boots_with(Machine::Q35, 4);
+fn boots_with_4_cpus(kind: NodeKind) {
+    boots_with(kind, 4);
 }
 
-#[test]
-fn q35_with_16_cpus() {
-    boots_with(Machine::Q35, 16);
+fn boots_with_16_cpus(kind: NodeKind) {
+    boots_with(kind, 16);
 }
 
-#[test]
-fn q35_with_64_cpus() {
-    boots_with(Machine::Q35, 64);
+fn boots_with_64_cpus(kind: NodeKind) {
+    boots_with(kind, 64);
 }
 
 #[test]
 fn pc_with_4_cpus() {
-    boots_with(Machine::Pc, 4);
+    boots_with(NodeKind::Vm(Machine::Pc), 4);
 }
 
 #[test]
 fn microvm_with_4_cpus() {
-    boots_with(Machine::Microvm, 4);
+    boots_with(NodeKind::Vm(Machine::Microvm), 4);
 }
 
-#[test]
-fn sixty_four_mebibytes_are_enough() {
+fn sixty_four_mebibytes_are_enough(kind: NodeKind) {
     let _turn = Turn::take();
-    let mut vm = boot(&Guest {
+    let mut anax = boot(&NodeSpec {
         memory_mib: 64,
-        ..guest()
+        ..node(kind)
     });
-    assert_eq!(run(&mut vm, "echo enough"), "enough");
+    assert_eq!(run(&mut anax, "echo enough"), "enough");
+}
+
+/// Boots, runs a last command, and waits for the process to end well.
+fn ends_by(command: &str, kind: NodeKind) {
+    let mut anax = boot(&node(kind));
+    anax.type_line(command).unwrap();
+    let status = anax.wait_for_exit(COMMAND_LIMIT).unwrap();
+    assert!(status.success(), "{kind}: {status}");
+}
+
+fn poweroff_ends_the_process(kind: NodeKind) {
+    let _turn = Turn::take();
+    ends_by("poweroff", kind);
 }
 
 #[test]
-fn poweroff_ends_qemu_on_every_machine() {
+fn poweroff_ends_qemu_on_the_other_machines() {
     let _turn = Turn::take();
-    for machine in Machine::ALL {
-        let mut vm = boot(&Guest { machine, ..guest() });
-        vm.type_line("poweroff").unwrap();
-        let status = vm.wait_for_exit(COMMAND_LIMIT).unwrap();
-        assert!(status.success(), "{machine}: {status}");
+    for machine in [Machine::Pc, Machine::Microvm] {
+        ends_by("poweroff", NodeKind::Vm(machine));
     }
 }
 
@@ -94,36 +109,74 @@ fn poweroff_ends_qemu_on_every_machine() {
 fn reboot_ends_qemu_on_every_machine() {
     let _turn = Turn::take();
     for machine in Machine::ALL {
-        let mut vm = boot(&Guest { machine, ..guest() });
-        vm.type_line("reboot").unwrap();
-        let status = vm.wait_for_exit(COMMAND_LIMIT).unwrap();
-        assert!(status.success(), "{machine}: {status}");
+        ends_by("reboot", NodeKind::Vm(machine));
+    }
+}
+
+/// A vkernel has no machine around it that could start it anew: it does so itself, as the same process.
+#[test]
+fn reboot_starts_a_vkernel_anew() {
+    let _turn = Turn::take();
+    let mut anax = boot(&node(NodeKind::Vkernel));
+    run(&mut anax, "sysctl net.inet.carp.preempt=1");
+    let position = anax.console().position();
+    anax.type_line("reboot").unwrap();
+    anax.wait_after(position, "\nanax# ", COMMAND_LIMIT)
+        .unwrap();
+    assert!(anax.is_running());
+    let value = run(&mut anax, "sysctl net.inet.carp.preempt");
+    assert!(value.ends_with('0'), "nothing is left of the old: {value}");
+}
+
+fn a_panic_says_so_and_ends_as_it_was_told(kind: NodeKind) {
+    let _turn = Turn::take();
+    let mut anax = boot(&powers_off_on_panic(kind));
+    let position = anax.console().position();
+    anax.type_line("panic yes").unwrap();
+    anax.wait_after(position, "panic", COMMAND_LIMIT).unwrap();
+    anax.wait_for_exit(COMMAND_LIMIT).unwrap();
+}
+
+fn powers_off_on_panic(kind: NodeKind) -> NodeSpec {
+    NodeSpec {
+        environment: vec![("panic".to_owned(), "poweroff".to_owned())],
+        ..node(kind)
     }
 }
 
 #[test]
-fn a_panic_says_so_and_reboots() {
+fn a_panic_reboots_where_nothing_else_was_said() {
     let _turn = Turn::take();
-    let mut vm = boot(&guest());
-    let position = vm.console().position();
+    let mut vm = boot(&node(NodeKind::VM));
     vm.type_line("panic yes").unwrap();
-    vm.wait_after(position, "panic", COMMAND_LIMIT).unwrap();
     vm.wait_for_exit(COMMAND_LIMIT).unwrap();
+}
+
+/// A panic prints what every CPU did last.
+fn a_panic_dumps_the_trace(kind: NodeKind) {
+    let _turn = Turn::take();
+    let mut anax = boot(&powers_off_on_panic(kind));
+    run(&mut anax, "trace on");
+    run(&mut anax, "ps");
+    let position = anax.console().position();
+    anax.type_line("panic yes").unwrap();
+    anax.wait_for_exit(COMMAND_LIMIT).unwrap();
+    let text = anax.console().text_since(position);
+    assert!(text.contains("run end"), "trace records: {text}");
 }
 
 /// An idle node must cost its host next to nothing: no tick, no polling, and on a CPU that has nothing to do not one
 /// interrupt in ten seconds.
-#[test]
-fn an_idle_node_leaves_the_host_alone() {
+fn an_idle_node_leaves_the_host_alone(kind: NodeKind) {
     let _turn = Turn::alone();
-    let mut vm = boot(&guest());
+    let mut anax = boot(&node(kind));
     // Typing is work for CPU 0; the others' counters can be read without waking them.
     std::thread::sleep(Duration::from_millis(500));
-    let before = [1, 2, 3].map(|cpu| counters(&mut vm, cpu));
-    let used_before = vm.processor_time().unwrap();
+    let before = [1, 2, 3].map(|cpu| counters(&mut anax, cpu));
+    let used_before = anax.processor_time().unwrap();
     std::thread::sleep(Duration::from_secs(10));
-    let used = vm.processor_time().unwrap() - used_before;
-    let after = [1, 2, 3].map(|cpu| counters(&mut vm, cpu));
+    let used = anax.processor_time().unwrap() - used_before;
+    let after = [1, 2, 3].map(|cpu| counters(&mut anax, cpu));
     assert_eq!(before, after, "interrupts, IPIs or wakes on idle CPUs");
     assert!(
         used <= Duration::from_millis(120),
@@ -132,8 +185,8 @@ fn an_idle_node_leaves_the_host_alone() {
 }
 
 /// What `stat` shows of a CPU.
-fn counters(vm: &mut tools::vm::Vm, cpu: u32) -> String {
-    let text = run(vm, &format!("stat cpu {cpu}"));
+fn counters(anax: &mut RunningNode, cpu: u32) -> String {
+    let text = run(anax, &format!("stat cpu {cpu}"));
     for name in [
         "timer_interrupts",
         "doorbells_received",
@@ -143,18 +196,4 @@ fn counters(vm: &mut tools::vm::Vm, cpu: u32) -> String {
         assert!(text.contains(name), "stat shows {name}: {text}");
     }
     text
-}
-
-/// A panic prints what every CPU did last.
-#[test]
-fn a_panic_dumps_the_trace() {
-    let _turn = Turn::take();
-    let mut vm = boot(&guest());
-    run(&mut vm, "trace on");
-    run(&mut vm, "ps");
-    let position = vm.console().position();
-    vm.type_line("panic yes").unwrap();
-    vm.wait_for_exit(COMMAND_LIMIT).unwrap();
-    let text = vm.console().text_since(position);
-    assert!(text.contains("run end"), "trace records: {text}");
 }

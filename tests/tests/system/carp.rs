@@ -2,16 +2,26 @@
 
 use std::process::Command;
 
-use tests::Turn;
+use tests::{Turn, on_both};
+use tools::node::NodeKind;
 
-/// Runs `anax carp` and returns its standard output; a failed step fails the test.
-fn demonstration(options: &[&str]) -> String {
+on_both![
+    five_steps_with_the_usual_timers,
+    five_steps_with_fast_timers
+];
+
+/// Runs `anax carp` with these nodes and returns its standard output; a failed step fails the test.
+fn demonstration(nodes: [NodeKind; 2], options: &[&str]) -> String {
     // Not our own copy of it: building the tests may have replaced the one that started us.
     let program = tools::host::target_directory().join("debug/anax");
-    let output = Command::new(&program)
+    let mut command = Command::new(&program);
+    for kind in nodes {
+        command.env(kind.kernel_variable(), tests::kernel(kind));
+    }
+    let output = command
         .arg("carp")
+        .args(["--nodes", &format!("{},{}", nodes[0], nodes[1])])
         .args(options)
-        .env("ANAX_KERNEL", tests::kernel())
         .output()
         .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -24,17 +34,32 @@ fn demonstration(options: &[&str]) -> String {
     text
 }
 
-#[test]
-fn five_steps_with_the_usual_timers() {
+fn five_steps_with_the_usual_timers(kind: NodeKind) {
     let _turn = Turn::alone();
-    let table = demonstration(&[]);
+    let table = demonstration([kind; 2], &[]);
     assert!(table.contains("master killed"), "{table}");
 }
 
-#[test]
-fn five_steps_with_fast_timers() {
+fn five_steps_with_fast_timers(kind: NodeKind) {
     let _turn = Turn::alone();
-    let rows = demonstration(&["--fast", "--json"]);
+    fast([kind; 2]);
+}
+
+#[test]
+fn a_vkernel_takes_over_from_a_vm_and_gives_back() {
+    let _turn = Turn::alone();
+    fast([NodeKind::VM, NodeKind::Vkernel]);
+}
+
+#[test]
+fn a_vm_takes_over_from_a_vkernel_and_gives_back() {
+    let _turn = Turn::alone();
+    fast([NodeKind::Vkernel, NodeKind::VM]);
+}
+
+/// The demonstration with fast timers gives a row for each step.
+fn fast(nodes: [NodeKind; 2]) {
+    let rows = demonstration(nodes, &["--fast", "--json"]);
     assert_eq!(
         rows.lines()
             .filter(|line| line.starts_with("{\"bench\":\"carp --fast\""))

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use tests::{Turn, guest, run, skip};
+use tests::{Turn, run, skip};
 use tools::command::iso;
 use tools::host;
+use tools::node::NodeKind;
 use tools::qemu::Guest;
-use tools::vm::Vm;
+use tools::running::RunningNode;
 
 const FIRMWARE: [&str; 2] = ["/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/ovmf/OVMF.fd"];
 /// UEFI firmware under emulation takes seconds.
@@ -19,15 +20,14 @@ fn boots(extra: Vec<String>, firmware: Option<PathBuf>) {
     let _turn = Turn::take();
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("anax.iso");
-    iso::make(tests::kernel(), &image, "hostname=disc").unwrap();
+    iso::make(tests::kernel(NodeKind::VM), &image, "hostname=disc").unwrap();
     let guest = Guest {
-        kernel: None,
         cdrom: Some(image),
         firmware,
         extra,
-        ..guest()
+        ..Guest::default()
     };
-    let mut vm = Vm::start("disc", &guest, None).unwrap();
+    let mut vm = RunningNode::start("disc", guest.command().unwrap(), None).unwrap();
     vm.wait_for_prompt(LIMIT)
         .unwrap_or_else(|error| panic!("{error:#}"));
     assert_eq!(run(&mut vm, "echo from the disc"), "from the disc");

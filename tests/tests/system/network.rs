@@ -3,32 +3,37 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use tests::{COMMAND_LIMIT, Turn, boot_as, guest, run};
+use tests::{COMMAND_LIMIT, Turn, boot_as, node, on_both, run};
 use tools::client::{Client, Settings};
-use tools::command::boot::node_mac;
 use tools::host;
 use tools::lan::Lan;
-use tools::qemu::{Guest, Network};
+use tools::node::{NodeKind, NodeSpec, node_mac};
+use tools::qemu::Network;
 
-fn on(lan: &Lan, name: &str, number: u8) -> Guest {
+on_both![
+    two_nodes_ping_each_other,
+    a_stack_that_is_not_ours_gets_its_answers
+];
+
+fn on(lan: &Lan, kind: NodeKind, name: &str, number: u8) -> NodeSpec {
     lan.add_port(name).unwrap();
-    Guest {
+    NodeSpec {
         networks: vec![(Network::Lan(lan.socket(name)), node_mac(number))],
-        ..guest()
+        ..node(kind)
     }
 }
 
-#[test]
-fn two_nodes_ping_each_other() {
+fn two_nodes_ping_each_other(kind: NodeKind) {
     let _turn = Turn::take();
     let directory = host::socket_directory().unwrap();
     let lan = Lan::start(directory.path(), None).unwrap();
-    let mut a = boot_as("a", &on(&lan, "a", 1));
-    let mut b = boot_as("b", &on(&lan, "b", 2));
-    run(&mut a, "ifconfig vtnet0 192.0.2.1/24 up");
-    run(&mut b, "ifconfig vtnet0 192.0.2.2/24 up");
-    for (vm, peer) in [(&mut a, "192.0.2.2"), (&mut b, "192.0.2.1")] {
-        let output = vm
+    let mut a = boot_as("a", &on(&lan, kind, "a", 1));
+    let mut b = boot_as("b", &on(&lan, kind, "b", 2));
+    let interface = kind.first_interface();
+    run(&mut a, &format!("ifconfig {interface} 192.0.2.1/24 up"));
+    run(&mut b, &format!("ifconfig {interface} 192.0.2.2/24 up"));
+    for (node, peer) in [(&mut a, "192.0.2.2"), (&mut b, "192.0.2.1")] {
+        let output = node
             .command(&format!("ping -c 3 {peer}"), COMMAND_LIMIT)
             .unwrap();
         assert!(
@@ -42,13 +47,13 @@ fn two_nodes_ping_each_other() {
     assert!(!counters.trim().is_empty());
 }
 
-#[test]
-fn a_stack_that_is_not_ours_gets_its_answers() {
+fn a_stack_that_is_not_ours_gets_its_answers(kind: NodeKind) {
     let _turn = Turn::take();
     let directory = host::socket_directory().unwrap();
     let lan = Lan::start(directory.path(), None).unwrap();
-    let mut a = boot_as("a", &on(&lan, "a", 1));
-    run(&mut a, "ifconfig vtnet0 192.0.2.1/24 up");
+    let mut a = boot_as("a", &on(&lan, kind, "a", 1));
+    let interface = kind.first_interface();
+    run(&mut a, &format!("ifconfig {interface} 192.0.2.1/24 up"));
     let settings = Settings {
         address: (Ipv4Addr::new(192, 0, 2, 100), 24),
         mac: [2, 0, 0, 0, 0, 0xcc],

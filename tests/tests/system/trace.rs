@@ -1,11 +1,13 @@
-//! The trace as users make it: a run of the workload, streamed over the second serial port and converted.
+//! The trace as users make it: a run of the workload, streamed while it goes on and converted.
 
 use std::process::Command;
 
-use tests::Turn;
+use tests::{Turn, on_both};
+use tools::node::NodeKind;
 
-#[test]
-fn a_run_is_streamed_whole_and_converted() {
+on_both![a_run_is_streamed_whole_and_converted];
+
+fn a_run_is_streamed_whole_and_converted(kind: NodeKind) {
     let _turn = Turn::alone();
     let directory = tempfile::tempdir().unwrap();
     let (perfetto, page) = (
@@ -14,11 +16,12 @@ fn a_run_is_streamed_whole_and_converted() {
     );
     let output = Command::new(tools::host::target_directory().join("debug/anax"))
         .args(["trace", "--seconds", "1", "--json"])
+        .args(["--machine", &kind.to_string()])
         .arg("--out")
         .arg(&perfetto)
         .arg("--html")
         .arg(&page)
-        .env("ANAX_KERNEL", tests::kernel())
+        .env(kind.kernel_variable(), tests::kernel(kind))
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);

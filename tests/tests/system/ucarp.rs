@@ -10,11 +10,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tests::{Turn, boot_as, guest, run, skip};
-use tools::command::boot::node_mac;
+use tests::{Turn, boot_as, node, on_both, run, skip};
 use tools::host;
-use tools::qemu::{Guest, Network};
-use tools::vm::Vm;
+use tools::node::{NodeKind, NodeSpec, node_mac};
+use tools::qemu::Network;
+use tools::running::RunningNode;
+
+on_both![failover_with_ucarp_in_both_directions];
 
 /// Both directions of a failover, in the time of the slower (ucarp: 3 x advbase, and polling).
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -23,8 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 struct Namespace(String);
 
 impl Namespace {
-    fn make() -> Result<Namespace, String> {
-        let name = format!("anax-{}", std::process::id());
+    fn make(kind: NodeKind) -> Result<Namespace, String> {
+        let name = format!("anax-{}-{kind}", std::process::id());
         ip(&["netns", "add", &name])?;
         let namespace = Namespace(name.clone());
         for words in [
@@ -152,32 +154,30 @@ fn until(what: &str, mut reached: impl FnMut() -> bool) {
     }
 }
 
-fn is_master(vm: &mut Vm) -> bool {
-    run(vm, "ifconfig carp0").contains("carp: MASTER")
+fn is_master(node: &mut RunningNode) -> bool {
+    run(node, "ifconfig carp0").contains("carp: MASTER")
 }
 
 /// Our node with this advskew, inside the namespace.
-fn node(namespace: &Namespace, skew: u8) -> Vm {
-    // QEMU must run inside for its tap: `ip netns exec` replaces itself by it.
-    let guest = Guest {
+fn start(kind: NodeKind, namespace: &Namespace, skew: u8) -> RunningNode {
+    let spec = NodeSpec {
         networks: vec![(Network::Tap("tap0".to_owned()), node_mac(1))],
         inside: Some(namespace.0.clone()),
-        ..guest()
+        ..node(kind)
     };
-    let mut vm = boot_as("a", &guest);
+    let mut ours = boot_as("a", &spec);
     for line in [
-        "ifconfig vtnet0 192.0.2.1/24 up",
+        &format!("ifconfig {} 192.0.2.1/24 up", kind.first_interface()),
         "sysctl net.inet.carp.preempt=1",
         "ifconfig carp0 create",
         &format!("ifconfig carp0 vhid 1 pass secret advbase 1 advskew {skew} 192.0.2.10/24 up"),
     ] {
-        run(&mut vm, line);
+        run(&mut ours, line);
     }
-    vm
+    ours
 }
 
-#[test]
-fn failover_with_ucarp_in_both_directions() {
+fn failover_with_ucarp_in_both_directions(kind: NodeKind) {
     let root = fs::metadata("/proc/self")
         .is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0);
     if !root {
@@ -193,14 +193,14 @@ fn failover_with_ucarp_in_both_directions() {
         }
     }
     let _turn = Turn::take();
-    let namespace = match Namespace::make() {
+    let namespace = match Namespace::make(kind) {
         Ok(namespace) => namespace,
         Err(error) => return skip(&format!("no network namespace here: {error}")),
     };
 
     // Ours is preferred; it dies without a word, ucarp takes over; ours returns and preempts.
     let folder = tempfile::tempdir().unwrap();
-    let mut ours = node(&namespace, 0);
+    let mut ours = start(kind, &namespace, 0);
     until("ours is master", || is_master(&mut ours));
     let theirs = Ucarp::start(&namespace, folder.path(), 100);
     std::thread::sleep(Duration::from_secs(5));
@@ -211,7 +211,7 @@ fn failover_with_ucarp_in_both_directions() {
     assert!(namespace.answers("192.0.2.10"));
     drop(ours);
     until("ucarp takes over", || theirs.is_master());
-    let mut ours = node(&namespace, 0);
+    let mut ours = start(kind, &namespace, 0);
     until("ours preempts", || {
         is_master(&mut ours) && !theirs.is_master()
     });
@@ -221,7 +221,7 @@ fn failover_with_ucarp_in_both_directions() {
     let folder = tempfile::tempdir().unwrap();
     let theirs = Ucarp::start(&namespace, folder.path(), 0);
     until("ucarp is master", || theirs.is_master());
-    let mut ours = node(&namespace, 100);
+    let mut ours = start(kind, &namespace, 100);
     std::thread::sleep(Duration::from_secs(5));
     assert!(
         !is_master(&mut ours) && theirs.is_master(),

@@ -14,7 +14,7 @@ use super::report::{Row, median_and_spread};
 use crate::host;
 use crate::kernel;
 use crate::qemu::{Guest, Machine};
-use crate::vm::Vm;
+use crate::running::RunningNode;
 
 const EMPTY_SOURCE: &str = include_str!("empty.s");
 const LIMIT: Duration = Duration::from_secs(60);
@@ -127,7 +127,7 @@ fn guest(kernel: &Path, machine: Machine, cpus: u32) -> Guest {
 /// Seconds to the prompt of the node `name`.
 fn boot(name: &str, guest: &Guest) -> Result<f64> {
     host::check_interrupt()?;
-    let vm = Vm::start(name, guest, None)?;
+    let vm = RunningNode::start(name, guest.command()?, None)?;
     Ok(vm.wait_for_prompt(LIMIT)?.as_secs_f64())
 }
 

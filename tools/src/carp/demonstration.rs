@@ -238,7 +238,7 @@ impl<N: Node> Demonstration<N> {
         });
         for node in &mut self.nodes {
             if self.watch.state(node.name()) != State::Off && !node.is_running() {
-                bail!("{}: QEMU ended by itself", node.name());
+                bail!("{}: its process ended by itself", node.name());
             }
         }
         let Demonstration {

@@ -18,7 +18,7 @@ use smoltcp::wire::{
 
 use super::{Node, State};
 use crate::lan::{Lan, LocalPort, Port};
-use crate::vm::ConsoleLine;
+use crate::running::ConsoleLine;
 
 const VIRTUAL_MAC: EthernetAddress = EthernetAddress([0, 0, 0x5e, 0, 1, 1]);
 /// IEEE 802: for local experiments.
@@ -283,6 +283,7 @@ mod tests {
     use super::*;
     use crate::client::{Client, Settings};
     use crate::host;
+    use crate::node::NodeKind;
 
     /// These tests measure milliseconds; side by side they would measure each other.
     static ALONE: Mutex<()> = Mutex::new(());
@@ -291,7 +292,7 @@ mod tests {
         let directory = host::socket_directory().unwrap();
         let lan = Lan::start(directory.path(), None).unwrap();
         let (sender, lines) = std::sync::mpsc::channel();
-        let scenario = Scenario::new(true);
+        let scenario = Scenario::new(true, [NodeKind::VM; 2]);
         let address = scenario.virtual_address;
         let nodes = [(0, "a", 10), (1, "b", 20)]
             .map(|(i, name, skew)| Fake::new(&lan, name, skew, waits[i], address, sender.clone()));

@@ -1,61 +1,41 @@
-//! A node that is a VM.
+//! A node of the demonstration that is a process: a VM or a vkernel.
 
-use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::Node;
-use crate::command::boot::node_mac;
 use crate::lan::Port;
-use crate::qemu::{Guest, Network};
-use crate::vm::{ConsoleLine, Vm};
+use crate::node::NodeSpec;
+use crate::running::{ConsoleLine, RunningNode};
 
 /// Boot takes a tenth of a second under emulation; this is for a host that does much else.
 const BOOT_LIMIT: Duration = Duration::from_secs(30);
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 
-/// A node that is a VM with one interface in the LAN.
+/// A node with one interface in the LAN.
 pub struct Machine {
-    name: String,
+    spec: NodeSpec,
     port: Port,
-    guest: Guest,
     lines: Sender<ConsoleLine>,
-    vm: Option<Vm>,
+    running: Option<RunningNode>,
 }
 
 impl Machine {
-    /// A node of `cpus` vCPUs at the port whose socket is `socket`, not yet started. `number` gives
-    /// it its MAC address; `rc` is the file that configures it.
-    pub fn new(
-        name: &str,
-        number: u8,
-        (port, socket): (Port, PathBuf),
-        (kernel, rc): (PathBuf, PathBuf),
-        cpus: u32,
-        lines: Sender<ConsoleLine>,
-    ) -> Machine {
-        let guest = Guest {
-            kernel: Some(kernel),
-            cpus,
-            append: format!("hostname={name}"),
-            rc: Some(rc),
-            networks: vec![(Network::Lan(socket), node_mac(number))],
-            ..Guest::default()
-        };
+    /// The node `spec` at `port`, not yet started. What it prints also goes to `lines`.
+    pub fn new(spec: NodeSpec, port: Port, lines: Sender<ConsoleLine>) -> Machine {
         Machine {
-            name: name.to_owned(),
+            spec,
             port,
-            guest,
             lines,
-            vm: None,
+            running: None,
         }
     }
 
-    fn vm(&mut self) -> Result<&mut Vm> {
-        let name = &self.name;
-        self.vm
+    fn running(&mut self) -> Result<&mut RunningNode> {
+        let name = &self.spec.name;
+        self.running
             .as_mut()
             .with_context(|| format!("{name} does not run"))
     }
@@ -63,7 +43,7 @@ impl Machine {
 
 impl Node for Machine {
     fn name(&self) -> &str {
-        &self.name
+        &self.spec.name
     }
 
     fn port(&self) -> Port {
@@ -71,27 +51,23 @@ impl Node for Machine {
     }
 
     fn start(&mut self) -> Result<()> {
-        self.vm = Some(Vm::start(
-            &self.name,
-            &self.guest,
-            Some(self.lines.clone()),
-        )?);
+        self.running = Some(self.spec.start(Some(self.lines.clone()))?);
         Ok(())
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
-        self.vm()?.wait_for_prompt(BOOT_LIMIT).map(|_| ())
+        self.running()?.wait_for_prompt(BOOT_LIMIT).map(|_| ())
     }
 
     fn kill(&mut self) {
-        self.vm = None;
+        self.running = None;
     }
 
     fn command(&mut self, line: &str) -> Result<String> {
-        self.vm()?.command(line, COMMAND_LIMIT)
+        self.running()?.command(line, COMMAND_LIMIT)
     }
 
     fn is_running(&mut self) -> bool {
-        self.vm.as_mut().is_some_and(Vm::is_running)
+        self.running.as_mut().is_some_and(RunningNode::is_running)
     }
 }

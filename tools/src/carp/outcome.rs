@@ -26,7 +26,7 @@ pub struct Outcome {
 pub enum Step {
     /// Both nodes are started.
     Start,
-    /// The master's QEMU is killed.
+    /// The master's process is killed.
     Crash,
     /// It comes back and preempts.
     Return,
@@ -115,7 +115,7 @@ pub fn rows(scenario: &Scenario, runs: &[Vec<Outcome>]) -> Vec<Row> {
         let mut row = match step {
             Step::Crash => {
                 let formula = scenario.master_down(1).as_secs_f64() * 1000.0;
-                let limit = if scenario.advbase == 0 { 60.0 } else { 3450.0 };
+                let limit = scenario.crash_limit.as_secs_f64() * 1000.0;
                 row.beside("the formula", formula).at_most(limit)
             }
             Step::HandOver => row.at_most(5.0),

@@ -6,11 +6,13 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::bench::report::{self, Row};
-use crate::bench::{boot, lan};
+use crate::bench::{boot, lan, vkernel};
 use crate::host;
 
 /// Boots measured in each case.
 const BOOTS: u32 = 10;
+/// Starts and failovers of a vkernel.
+const STARTS: u32 = 20;
 
 /// The benches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -19,6 +21,8 @@ enum Bench {
     Boot,
     /// The virtual LAN beside a bare socket
     Lan,
+    /// The kernel as a process: start, idling, failover, UDP echo
+    Vkernel,
     /// The executor beside tokio and glommio, in the hosted build
     Executor,
 }
@@ -47,6 +51,11 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     if arguments.bench.is_none_or(|bench| bench == Bench::Lan) {
         rows.extend(lan::run(arguments.runs.unwrap_or(BOOTS))?);
+    }
+    if arguments.bench.is_none_or(|bench| bench == Bench::Vkernel) {
+        rows.extend(vkernel::run(arguments.runs.unwrap_or(STARTS), |what| {
+            eprintln!("bench vkernel: {what}")
+        })?);
     }
     if arguments.bench.is_none_or(|bench| bench == Bench::Executor) {
         rows.extend(executor(arguments.runs)?);

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::host::Accelerator;
 use crate::kernel;
+use crate::node::node_mac;
 use crate::qemu::{Guest, Machine, Network};
 
 /// Boot the kernel in QEMU, its console on this terminal (Ctrl-A X leaves).
@@ -100,9 +101,4 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         Accelerator::choose().argument()
     );
     Err(command.exec()).context("cannot start QEMU")
-}
-
-/// The MAC address of the node with that number: QEMU's prefix, as it gives out itself.
-pub fn node_mac(number: u8) -> [u8; 6] {
-    [0x52, 0x54, 0x00, 0x12, 0x34, number]
 }

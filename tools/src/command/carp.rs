@@ -7,24 +7,22 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::bench::report;
-use crate::carp::demonstration::Demonstration;
-use crate::carp::machine::Machine;
+use crate::carp::Node;
 use crate::carp::outcome::{rows, table};
 use crate::carp::screen::Screen;
-use crate::carp::{Node, Scenario, Watch};
-use crate::client::{Client, Settings};
+use crate::carp::stage::{Cast, Stage};
 use crate::host;
-use crate::kernel;
-use crate::lan::Lan;
+use crate::node::NodeKind;
 
-const CLIENT_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0xcc];
-
-/// Two VMs and a client on a virtual LAN: watch an address fail over.
+/// Two nodes and a client on a virtual LAN: watch an address fail over.
 #[derive(clap::Args)]
 pub struct Arguments {
+    /// What the two nodes run on, the preferred one first: vm or vkernel
+    #[arg(long, default_value = "vm,vm", value_parser = node_kinds, value_name = "KIND,KIND")]
+    nodes: NodeKinds,
     /// Sub-second timers (advbase 0)
     #[arg(long)]
     fast: bool,
@@ -40,15 +38,37 @@ pub struct Arguments {
     /// Do all steps this often and print the figures with their limits
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: u32,
-    /// vCPUs of each node
+    /// CPUs of each node
     #[arg(short, long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     cpus: u32,
+}
+
+/// What each node runs on. A type of its own: clap takes an array for several values.
+#[derive(Clone, Copy, Debug)]
+struct NodeKinds([NodeKind; 2]);
+
+fn node_kinds(text: &str) -> Result<NodeKinds, String> {
+    let (first, second) = text
+        .split_once(',')
+        .ok_or("two kinds with a comma between them, such as vm,vkernel")?;
+    Ok(NodeKinds([first.parse()?, second.parse()?]))
 }
 
 /// Does it. Status 0 only if every step ended with one answering master.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     host::catch_interrupt()?;
-    let mut demonstration = set_up(&arguments)?;
+    let cast = Cast {
+        nodes: arguments.nodes.0,
+        cpus: arguments.cpus,
+        fast: arguments.fast,
+        pcap: arguments.pcap.clone(),
+    };
+    let mut demonstration = Stage::set_up(&cast, Screen::new(arguments.json))?;
+    let opening = format!(
+        "{} fails over between a and b; the client pings it every millisecond",
+        demonstration.scenario.virtual_address
+    );
+    demonstration.screen.line(&opening);
     let mut runs = Vec::new();
     for number in 1..=arguments.runs {
         if arguments.runs > 1 {
@@ -86,81 +106,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The nodes' files live as long as the demonstration.
-struct Stage {
-    demonstration: Demonstration<Machine>,
-    _directory: tempfile::TempDir,
-}
-
-impl std::ops::Deref for Stage {
-    type Target = Demonstration<Machine>;
-
-    fn deref(&self) -> &Demonstration<Machine> {
-        &self.demonstration
-    }
-}
-
-impl std::ops::DerefMut for Stage {
-    fn deref_mut(&mut self) -> &mut Demonstration<Machine> {
-        &mut self.demonstration
-    }
-}
-
-fn set_up(arguments: &Arguments) -> Result<Stage> {
-    let image = kernel::build()?;
-    let scenario = Scenario::new(arguments.fast);
-    let directory = host::socket_directory()?;
-    let lan = Lan::start(directory.path(), arguments.pcap.as_deref())?;
-    let (sender, lines) = mpsc::channel();
-    let mut nodes = Vec::new();
-    for (index, (name, ..)) in scenario.nodes.into_iter().enumerate() {
-        let rc = directory.path().join(format!("{name}.rc"));
-        std::fs::write(&rc, scenario.configuration(index))
-            .with_context(|| format!("cannot write {}", rc.display()))?;
-        let place = (lan.add_port(name)?, lan.socket(name));
-        let files = (image.clone(), rc);
-        let number = index as u8 + 1;
-        nodes.push(Machine::new(
-            name,
-            number,
-            place,
-            files,
-            arguments.cpus,
-            sender.clone(),
-        ));
-    }
-    let settings = Settings {
-        address: (scenario.client, scenario.prefix),
-        mac: CLIENT_MAC,
-        target: scenario.virtual_address,
-        interval: Duration::from_millis(1),
-    };
-    let client = Client::start(lan.attach("client")?, settings)?;
-    let mut screen = Screen::new(arguments.json);
-    screen.line(&format!(
-        "{} fails over between a and b; the client pings it every millisecond",
-        scenario.virtual_address
-    ));
-    let Ok(nodes) = nodes.try_into() else {
-        unreachable!("a scenario has two nodes")
-    };
-    let watch = Watch::new(lines);
-    let demonstration = Demonstration {
-        scenario,
-        lan,
-        client,
-        nodes,
-        watch,
-        screen,
-    };
-    Ok(Stage {
-        demonstration,
-        _directory: directory,
-    })
-}
-
 /// Both consoles, until `quit`: `a ifconfig carp0` types a command at node a.
-fn keep(demonstration: &mut Demonstration<Machine>) -> Result<()> {
+fn keep(demonstration: &mut Stage) -> Result<()> {
     println!(
         "\nBoth nodes run on. `a COMMAND` or `b COMMAND` types at a node, `a kill`, `a start`; `quit` ends."
     );

@@ -8,3 +8,4 @@ pub mod iso;
 pub mod lan;
 pub mod test;
 pub mod trace;
+pub mod vkernel;

@@ -1,7 +1,7 @@
 //! `trace`: record what every CPU's executor does, and write it for people to look at.
 //!
-//! Without `--input` this boots a node with a second serial port, switches the trace on at its
-//! console, has it run its workload, and reads the stream from the port while it comes. With
+//! Without `--input` this boots a node with a trace output, switches the trace on at its
+//! console, has it run its workload, and reads the stream from its file while it comes. With
 //! `--input` it converts a stream that was recorded before, such as one of `boot --trace FILE`.
 //!
 //! Decision: the node is driven over its console, as a person would do it, and not by words of the
@@ -19,13 +19,12 @@ use anyhow::{Context, Result, bail};
 use executor::trace::record::ClassMask;
 
 use crate::host::{self, Accelerator};
-use crate::kernel;
-use crate::qemu::{Guest, Machine};
+use crate::node::{NodeKind, NodeSpec};
+use crate::running::RunningNode;
 use crate::trace::model::Trace;
 use crate::trace::stream::Decoder;
 use crate::trace::text::{self, Style};
 use crate::trace::{build, html, json, perfetto};
-use crate::vm::Vm;
 
 /// The hostname of the traced node; its prompt is waited for.
 const NODE: &str = "anax";
@@ -52,10 +51,10 @@ pub struct Arguments {
     /// What to record: all, or names joined by commas, as in all,-memory
     #[arg(long, default_value = "all", value_parser = classes, value_name = "CLASSES")]
     classes: ClassMask,
-    /// QEMU's machine: q35, pc or microvm
-    #[arg(long, default_value = "q35")]
-    machine: Machine,
-    /// How many vCPUs
+    /// What the node runs on: vm or vkernel, or one of QEMU's machines: q35, pc or microvm
+    #[arg(long, default_value = "vm")]
+    machine: NodeKind,
+    /// How many CPUs
     #[arg(short, long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     cpus: u32,
     /// Keep the stream itself in this file
@@ -148,43 +147,41 @@ fn record(arguments: &Arguments) -> Result<Decoder> {
     let path = arguments.keep_stream.clone();
     let path = path.unwrap_or_else(|| directory.path().join("stream"));
     File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    let guest = Guest {
-        kernel: Some(kernel::build()?),
-        machine: arguments.machine,
+    let spec = NodeSpec {
         cpus: arguments.cpus,
-        append: format!("hostname={NODE}"),
-        trace_serial: Some(format!("file:{}", path.display())),
-        ..Guest::default()
+        trace: Some(path.clone()),
+        ..NodeSpec::new(NODE, arguments.machine, arguments.machine.build()?)
+    };
+    let how = match arguments.machine {
+        NodeKind::Vm(machine) => format!("{machine} ({})", Accelerator::choose().argument()),
+        NodeKind::Vkernel => "a vkernel".to_owned(),
     };
     eprintln!(
-        "anax: {} vCPUs on {} ({}), recording {} s of work",
-        arguments.cpus,
-        arguments.machine,
-        Accelerator::choose().argument(),
-        arguments.seconds
+        "anax: {} CPUs on {how}, recording {} s of work",
+        arguments.cpus, arguments.seconds
     );
-    let mut vm = Vm::start(NODE, &guest, None)?;
-    vm.wait_for_prompt(PATIENCE)?;
+    let mut node = spec.start(None)?;
+    node.wait_for_prompt(PATIENCE)?;
     let mut tail = Tail {
         file: File::open(&path)?,
         decoder: Decoder::new(),
     };
     // First the classes, then the stream: a thread is announced by a record.
-    vm.command(&format!("trace on {}", arguments.classes), PATIENCE)?;
-    vm.command("trace stream on", PATIENCE)?;
+    node.command(&format!("trace on {}", arguments.classes), PATIENCE)?;
+    node.command("trace stream on", PATIENCE)?;
     let limit = Duration::from_secs_f64(arguments.seconds) + PATIENCE;
-    let said = vm.command(&format!("workload {}", arguments.seconds), limit)?;
+    let said = node.command(&format!("workload {}", arguments.seconds), limit)?;
     for line in said.lines().filter(|line| !line.trim().is_empty()) {
         eprintln!("anax: {line}");
     }
-    vm.command("trace stream off", PATIENCE)?;
-    tail.read_to_end(&mut vm)?;
+    node.command("trace stream off", PATIENCE)?;
+    tail.read_to_end(&mut node)?;
     // The node is of no further use; its way out is tested elsewhere.
-    vm.kill();
+    node.kill();
     Ok(tail.decoder)
 }
 
-/// Follows a file that QEMU appends to.
+/// Follows a file that the node appends to.
 struct Tail {
     file: File,
     decoder: Decoder,
@@ -193,14 +190,14 @@ struct Tail {
 impl Tail {
     /// Reads until the END frame. A stream that stops without one is still worth showing: the
     /// outputs say that it was cut off.
-    fn read_to_end(&mut self, vm: &mut Vm) -> Result<()> {
+    fn read_to_end(&mut self, node: &mut RunningNode) -> Result<()> {
         let mut buffer = vec![0; 1 << 16];
         let mut quiet_since = Instant::now();
         let started = Instant::now();
         while !self.decoder.ended() {
             host::check_interrupt()?;
             match self.file.read(&mut buffer)? {
-                0 if !vm.is_running() => break,
+                0 if !node.is_running() => break,
                 0 if quiet_since.elapsed() > Duration::from_secs(5) => break,
                 0 => thread::sleep(Duration::from_millis(5)),
                 count => {

@@ -120,7 +120,7 @@ impl Lan {
         })
     }
 
-    /// Adds a port for a QEMU; returns its number. Its socket is [`Lan::socket`].
+    /// Adds a port for a node; returns its number. Its socket is [`Lan::socket`].
     pub fn add_port(&self, name: &str) -> Result<Port> {
         let path = self.socket(name);
         // What lies there is left over from a run that was killed.

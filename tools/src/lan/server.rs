@@ -210,7 +210,7 @@ impl Core {
         self.switch.add_port(name)
     }
 
-    /// The newest connection owns the port: the VM before it was killed or is about to be.
+    /// The newest connection owns the port: the node before it was killed or is about to be.
     fn accept(&mut self, port: Port) {
         let Plug::Socket { listener, .. } = &self.sockets[port.0] else {
             return;

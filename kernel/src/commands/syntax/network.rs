@@ -1,4 +1,4 @@
-//! `ping`, `arp`, `netstat` and `route`, in BSD's words.
+//! `ping`, `udpecho`, `arp`, `netstat` and `route`, in BSD's words.
 //!
 //! Decision: `route` takes `ADDRESS/LENGTH` and `default`, and no `-net`/`-host` guessing: the prefix
 //! length says which it is.
@@ -9,9 +9,7 @@ use alloc::string::String;
 use core::net::Ipv4Addr;
 use core::time::Duration;
 
-use crate::commands::arguments::{
-    ArgumentError, Arguments, parse_address, parse_number, parse_prefix, unknown,
-};
+use crate::commands::arguments::{ArgumentError, Arguments, parse_address, parse_prefix, unknown};
 
 /// Bytes of payload that `ping` sends unless told.
 pub const DEFAULT_PING_BYTES: u16 = 56;
@@ -251,20 +249,21 @@ fn parse_destination(words: &mut Arguments<'_>) -> Result<(Ipv4Addr, u8), Argume
     Ok((address, length))
 }
 
-/// A UDP port, for the echo service.
+/// Where the echo service listens unless told (RFC 862).
+pub const DEFAULT_ECHO_PORT: u16 = 7;
+
+/// Reads the words of a `udpecho` line: the port to listen at.
 ///
 /// # Errors
-/// If the word is no port.
-pub fn parse_port(word: &str) -> Result<u16, ArgumentError> {
-    parse_number(word)
-        .and_then(|n| u16::try_from(n).ok())
-        .filter(|port| *port > 0)
-        .ok_or_else(|| ArgumentError::BadNumber {
-            name: "port",
-            word: word.into(),
-            low: 1,
-            high: 65535,
-        })
+/// The first word that is wrong, and what would be right.
+pub fn parse_udpecho(mut words: Arguments<'_>) -> Result<u16, ArgumentError> {
+    let port = match words.peek() {
+        None => DEFAULT_ECHO_PORT,
+        // The range is one of ports, so the number is one.
+        Some(_) => words.number("port", 1..=u64::from(u16::MAX))? as u16,
+    };
+    words.end()?;
+    Ok(port)
 }
 
 #[cfg(test)]
@@ -324,6 +323,17 @@ mod tests {
         refused(parse_ping, "ping -i 0.0001 192.0.2.1", "-i", "0.001");
         refused(parse_ping, "ping -x 192.0.2.1", "`-x`", "-c COUNT");
         refused(parse_ping, "ping 192.0.2.1 3", "`3`", "end of the line");
+    }
+
+    #[test]
+    fn udpecho_lines() {
+        let udpecho = |line| parse_udpecho(Arguments::new(&words_of(line)));
+        assert_eq!(udpecho("udpecho"), Ok(7));
+        assert_eq!(udpecho("udpecho 5000"), Ok(5000));
+        refused(parse_udpecho, "udpecho 0", "`0`", "from 1");
+        refused(parse_udpecho, "udpecho echo", "`echo`", "from 1");
+        refused(parse_udpecho, "udpecho 65536", "`65536`", "to 65535");
+        refused(parse_udpecho, "udpecho 7 8", "`8`", "end of the line");
     }
 
     #[test]
@@ -391,13 +401,5 @@ mod tests {
         );
         refused(parse_route, "route delete x", "`x`", "network");
         refused(parse_route, "route flush", "`flush`", "show, add");
-    }
-
-    #[test]
-    fn ports() {
-        assert_eq!(parse_port("7"), Ok(7));
-        for bad in ["0", "65536", "echo"] {
-            assert!(parse_port(bad).is_err(), "{bad}");
-        }
     }
 }

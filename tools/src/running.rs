@@ -1,12 +1,13 @@
 //! A running node with its console in our hands: for the demonstration, the tests and the benches.
 //!
-//! [`Vm`] owns the QEMU process and kills it when dropped. [`Console`] collects what the node
-//! prints, each line with the moment it was complete. QEMU is started through `setpriv` where it
-//! exists, so that it dies with us even if we are killed without a chance to clean up.
+//! [`RunningNode`] owns the node's process, be it QEMU or a vkernel, and kills it when dropped.
+//! [`Console`] collects what the node prints, each line with the moment it was complete. The process
+//! is started through `setpriv` where it exists, so that it dies with us even if we are killed without
+//! a chance to clean up.
 
 use std::fs;
 use std::io::{Read, Write};
-use std::process::{Child, ChildStdin, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -15,7 +16,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::host;
-use crate::qemu::Guest;
 
 /// A line that a node printed.
 #[derive(Clone, Debug)]
@@ -111,8 +111,8 @@ impl Console {
     }
 }
 
-/// A QEMU process and its console.
-pub struct Vm {
+/// A node's process and its console.
+pub struct RunningNode {
     name: String,
     child: Child,
     input: Option<ChildStdin>,
@@ -121,21 +121,26 @@ pub struct Vm {
     started: Instant,
 }
 
-impl Vm {
-    /// Starts `guest` under `name`, which is also the hostname in the prompt waited for. Lines of
-    /// its console also go to `lines`.
-    pub fn start(name: &str, guest: &Guest, lines: Option<Sender<ConsoleLine>>) -> Result<Vm> {
-        let mut guest = guest.clone();
-        guest
-            .extra
-            .extend(["-monitor".to_owned(), "none".to_owned()]);
-        let mut command = tied_to_us(guest.command()?);
+impl RunningNode {
+    /// Starts `command`, a node whose console is its standard input and output, under `name`, which
+    /// is also the hostname in the prompt waited for. Lines of its console also go to `lines`.
+    ///
+    /// # Errors
+    /// The program cannot be run.
+    pub fn start(
+        name: &str,
+        command: Command,
+        lines: Option<Sender<ConsoleLine>>,
+    ) -> Result<RunningNode> {
+        let mut command = tied_to_us(command);
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let started = Instant::now();
-        let mut child = command.spawn().context("cannot start QEMU")?;
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("{name}: cannot start {:?}", command.get_program()))?;
         let console = Console::default();
         if let Some(output) = child.stdout.take() {
             let (console, name) = (console.clone(), name.to_owned());
@@ -151,7 +156,7 @@ impl Vm {
         }
         let input = child.stdin.take();
         let prompt = format!("{name}# ");
-        Ok(Vm {
+        Ok(RunningNode {
             name: name.to_owned(),
             child,
             input,
@@ -166,12 +171,12 @@ impl Vm {
         &self.name
     }
 
-    /// The process id of QEMU.
+    /// Its process id.
     pub fn process(&self) -> u32 {
         self.child.id()
     }
 
-    /// When QEMU was started.
+    /// When its process was started.
     pub fn started(&self) -> Instant {
         self.started
     }
@@ -181,7 +186,7 @@ impl Vm {
         &self.console
     }
 
-    /// Waits for the first prompt; returns the time since QEMU was started.
+    /// Waits for the first prompt; returns the time since the process was started.
     pub fn wait_for_prompt(&self, limit: Duration) -> Result<Duration> {
         let prompt = &self.prompt;
         let at_line_start = format!("\n{prompt}");
@@ -234,7 +239,7 @@ impl Vm {
             .ok_or_else(|| self.missing(&format!("the end of `{line}`"), limit))
     }
 
-    /// Waits for QEMU to end by itself.
+    /// Waits for the process to end by itself.
     pub fn wait_for_exit(&mut self, limit: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + limit;
         loop {
@@ -242,24 +247,24 @@ impl Vm {
                 return Ok(status);
             }
             if Instant::now() >= deadline {
-                bail!("{}: QEMU still runs after {limit:?}", self.name);
+                bail!("{}: its process still runs after {limit:?}", self.name);
             }
             thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// Whether QEMU still runs.
+    /// Whether the process still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// SIGKILL, as a power cut is: nothing in the guest gets to say goodbye.
+    /// SIGKILL, as a power cut is: nothing in the node gets to say goodbye.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// Processor time that QEMU has used, user and system, all its threads.
+    /// Processor time that the process has used, user and system, all its threads.
     pub fn processor_time(&self) -> Result<Duration> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         let after = stat.rsplit_once(')').context("unreadable /proc stat")?.1;
@@ -280,7 +285,7 @@ impl Vm {
         let tail: Vec<&str> = tail.into_iter().rev().collect();
         let errors = String::from_utf8_lossy(&received.errors).trim().to_owned();
         let ended = if received.closed {
-            " (QEMU has ended)"
+            " (its process has ended)"
         } else {
             ""
         };
@@ -292,7 +297,7 @@ impl Vm {
     }
 }
 
-impl Drop for Vm {
+impl Drop for RunningNode {
     fn drop(&mut self) {
         self.kill();
     }
@@ -300,11 +305,11 @@ impl Drop for Vm {
 
 /// The same command, run so that the kernel of the host kills it when the thread that starts it
 /// ends.
-fn tied_to_us(command: std::process::Command) -> std::process::Command {
+pub fn tied_to_us(command: Command) -> Command {
     let Some(setpriv) = host::find_program(&["setpriv"]) else {
         return command;
     };
-    let mut tied = std::process::Command::new(setpriv);
+    let mut tied = Command::new(setpriv);
     tied.args(["--pdeathsig", "KILL", "--"])
         .arg(command.get_program())
         .args(command.get_args());
