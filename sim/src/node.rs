@@ -171,7 +171,7 @@ impl Host {
     pub fn kill(&mut self) -> Option<(i64, i64)> {
         let running = self.running.take()?;
         self.frozen = false;
-        self.screen.append(&mut running.machine.take_screen());
+        self.screen.append(&mut running.machine.take_words().0);
         running.dismantle()
     }
 }

@@ -55,7 +55,7 @@ pub fn run(
         let host = world.host(node);
         let mut screen = host.screen.clone();
         if let Some(running) = &host.running {
-            screen.extend(running.machine.take_screen());
+            screen.extend(running.machine.take_words().0);
         }
         (host.settings.name.clone(), screen)
     });

@@ -53,6 +53,12 @@ pub trait Observer {
         Ok(())
     }
 
+    /// A node's console has shown this.
+    fn shown(&mut self, node: usize, bytes: &[u8], world: &World) -> Result<(), Violation> {
+        let _ = (node, bytes, world);
+        Ok(())
+    }
+
     /// This has just happened.
     fn acted(&mut self, act: &Act, world: &World) -> Result<(), Violation> {
         let _ = (act, world);
@@ -388,7 +394,7 @@ impl World {
                 *next_ns = wake_ns.min(*next_ns);
             }
         }
-        let logged = running.machine.take_logged();
+        let (shown, logged) = running.machine.take_words();
         let mut sent = std::mem::take(&mut self.sent);
         running.cable.take_sent(&mut sent);
         for line in logged {
@@ -397,6 +403,10 @@ impl World {
                 self.story
                     .push((now_ns, format!("{}: {line}", self.name(node))));
             }
+        }
+        if !shown.is_empty() {
+            self.tell(|observer, world| observer.shown(node, &shown, world))?;
+            self.hosts[node].screen.extend_from_slice(&shown);
         }
         let port = self.ports[node];
         for frame in sent.drain(..) {

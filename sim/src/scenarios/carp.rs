@@ -11,7 +11,7 @@ use carp::Timing;
 
 use super::{Options, Plan, Scenario};
 use crate::act::{Act, Timed, node_name};
-use crate::client::Client;
+use crate::client::{Client, Question};
 use crate::lan::Cable;
 use crate::node::Settings;
 use crate::random::Random;
@@ -79,11 +79,8 @@ fn plan(random: &mut Random, options: &Options) -> Plan {
             });
         }
         if let Some(ping_ns) = watched.ping_ns {
-            let client = Client::new(
-                [2, 0, 0, 0, 0, 0xcc],
-                Ipv4Addr::new(192, 0, 2, 100),
-                ADDRESS,
-            );
+            let address = Ipv4Addr::new(192, 0, 2, 100);
+            let client = Client::new([2, 0, 0, 0, 0, 0xcc], address, ADDRESS, Question::Ping);
             world.add_client(client, ping_ns);
         }
         let watch = CarpWatch::new(watched);

@@ -4,6 +4,7 @@
 
 mod carp;
 mod executor;
+mod lan;
 
 use crate::act::Timed;
 use crate::random::Random;
@@ -54,7 +55,7 @@ pub struct Plan {
 pub type SetUp = Box<dyn FnOnce(&mut World, &[Timed]) -> Result<(), Violation>>;
 
 /// All scenarios.
-pub const ALL: &[Scenario] = &[executor::SCENARIO, carp::SCENARIO];
+pub const ALL: &[Scenario] = &[executor::SCENARIO, carp::SCENARIO, lan::SCENARIO];
 
 /// The scenario of that name.
 #[must_use]

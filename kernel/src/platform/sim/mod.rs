@@ -17,7 +17,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::mem;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam_queue::SegQueue;
 use executor::{Cpu, CpuId, Event, Platform};
@@ -65,7 +65,8 @@ pub struct Simulated {
     power_button: Event,
     screen: Mutex<Vec<u8>>,
     logged: Mutex<Vec<String>>,
-    has_logged: AtomicU64,
+    /// There is something in one of these two.
+    has_words: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -86,7 +87,7 @@ impl Simulated {
             power_button: Event::new(),
             screen: Mutex::default(),
             logged: Mutex::default(),
-            has_logged: AtomicU64::new(0),
+            has_words: AtomicBool::new(false),
         })
     }
 
@@ -126,18 +127,17 @@ impl Simulated {
         self.power_button.signal();
     }
 
-    /// Takes what the console has shown since the last call.
-    pub fn take_screen(&self) -> Vec<u8> {
-        mem::take(&mut *lock(&self.screen))
-    }
-
-    /// Takes the log lines written since the last call.
-    pub fn take_logged(&self) -> Vec<String> {
-        if self.has_logged.load(Ordering::Relaxed) == 0 {
-            return Vec::new();
+    /// Takes what the console has shown and the log lines that were written since the last call.
+    #[must_use]
+    pub fn take_words(&self) -> (Vec<u8>, Vec<String>) {
+        if !self.has_words.load(Ordering::Relaxed) {
+            return Default::default();
         }
-        self.has_logged.store(0, Ordering::Relaxed);
-        mem::take(&mut *lock(&self.logged))
+        self.has_words.store(false, Ordering::Relaxed);
+        (
+            mem::take(&mut *lock(&self.screen)),
+            mem::take(&mut *lock(&self.logged)),
+        )
     }
 
     fn end(how: Ended) -> ! {
@@ -180,6 +180,7 @@ impl Machine for Simulated {
 
     fn write_console(&self, bytes: &[u8]) {
         abroad(|| lock(&self.screen).extend_from_slice(bytes));
+        self.has_words.store(true, Ordering::Relaxed);
     }
 
     fn read_console(&self, buffer: &mut [u8]) -> usize {
@@ -209,7 +210,7 @@ impl Machine for Simulated {
 
     fn note_log(&self, text: &str) {
         abroad(|| lock(&self.logged).push(String::from(text)));
-        self.has_logged.store(1, Ordering::Relaxed);
+        self.has_words.store(true, Ordering::Relaxed);
     }
 
     fn command_line(&self) -> &str {
