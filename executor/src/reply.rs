@@ -76,6 +76,7 @@ impl<R> ReplySlot<R> {
         };
         // WAITING and EMPTY both become DONE; ABORTED stays as it is.
         let before = self.state.fetch_or(DONE, order);
+        debug_assert!(before & DONE == 0, "a message is replied to once");
         self.waker_if(before & STATE == WAITING)
     }
 

@@ -260,6 +260,13 @@ impl Running {
         Some(now_ns + 1 + random.below(DOORBELL_NS))
     }
 
+    /// If a CPU sleeps and nobody has rung it: what its timer is set to, on the node's clock.
+    #[must_use]
+    pub fn sleeps(&self, number: usize) -> Option<Option<u64>> {
+        let state = &self.cpus[number];
+        (state.asleep.is_some() && !state.rung).then(|| self.machine.timer_ns(number))
+    }
+
     /// What must hold between two steps and does not. `stepped` is the CPU that has just run.
     #[must_use]
     pub fn check(&self, stepped: usize) -> Option<Broken> {

@@ -101,7 +101,27 @@ impl Promises {
             if let Some((rule, seen)) = ledger.broken() {
                 return Err(Violation::new(rule, format!("{}: {seen}", node_name(node))));
             }
-            let now_ns = world.host(node).clock.at(world.now_ns());
+            let host = world.host(node);
+            for cpu in 0..host.settings.cpus {
+                let asleep = host
+                    .running
+                    .as_ref()
+                    .and_then(|running| running.sleeps(cpu));
+                let (Some(timer_ns), Some(earliest_ns)) = (asleep, ledger.earliest_ns(cpu as u16))
+                else {
+                    continue;
+                };
+                if timer_ns.is_none_or(|timer_ns| timer_ns > earliest_ns) {
+                    return Err(Violation::new(
+                        "a CPU that sleeps is woken at its threads' earliest deadline",
+                        format!(
+                            "{} cpu{cpu}: the timer is set to {timer_ns:?}, a thread sleeps until {earliest_ns}",
+                            node_name(node)
+                        ),
+                    ));
+                }
+            }
+            let now_ns = host.clock.at(world.now_ns());
             if let Some((thread, operation)) = ledger.stuck(now_ns, STUCK_NS) {
                 return Err(Violation::new(
                     "a thread whose condition holds runs within a bound",

@@ -24,6 +24,8 @@ struct ThreadNotes {
     /// The operation it is in, and since when.
     operation: AtomicU32,
     since_ns: AtomicU64,
+    /// The deadline that it sleeps until; 0 if it does not sleep.
+    sleeps_until_ns: AtomicU64,
 }
 
 /// Messages of one sender to one port.
@@ -191,8 +193,29 @@ impl Ledger {
         }
     }
 
+    /// A thread goes to sleep until `deadline_ns`.
+    pub fn sleeps(&self, thread: usize, deadline_ns: u64) {
+        self.threads[thread]
+            .sleeps_until_ns
+            .store(deadline_ns, Ordering::Relaxed);
+    }
+
+    /// The earliest deadline of the threads that sleep on this CPU.
+    pub fn earliest_ns(&self, cpu: u16) -> Option<u64> {
+        let here = |notes: &&ThreadNotes| notes.cpu.load(Ordering::Relaxed) == cpu;
+        let deadlines = self
+            .threads
+            .iter()
+            .filter(here)
+            .map(|notes| notes.sleeps_until_ns.load(Ordering::Relaxed));
+        deadlines.filter(|deadline_ns| *deadline_ns != 0).min()
+    }
+
     /// A thread resumes that wanted to sleep until `deadline_ns`.
     pub fn slept(&self, thread: usize, deadline_ns: u64, now_ns: u64) {
+        self.threads[thread]
+            .sleeps_until_ns
+            .store(0, Ordering::Relaxed);
         if now_ns < deadline_ns || now_ns - deadline_ns > BOUND_NS {
             self.break_promise("a sleep ends at its deadline or soon after", || {
                 format!("thread {thread} slept until {deadline_ns} and goes on at {now_ns}")

@@ -31,8 +31,8 @@ pub enum Operation {
     Yield(u64),
     /// Calls a port and waits for the reply, which is due at once or later.
     Call { port: usize, later: bool },
-    /// Sends to a port and does not wait.
-    Post { port: usize },
+    /// Sends to a port so many times and does not wait; more than a ring holds, now and then.
+    Post { port: usize, count: u32 },
     /// Calls a port, waits a little, and walks away.
     WalkAway { port: usize },
     /// Holds one or two tokens over a few awaits.
@@ -157,7 +157,10 @@ fn invent(
             port,
             later: random.below(2) == 0,
         },
-        6 => Operation::Post { port },
+        6 => Operation::Post {
+            port,
+            count: *random.pick(&[1, 1, 2, 5, 300]),
+        },
         7 => Operation::WalkAway { port },
         8 | 9 => Operation::Hold {
             first: random.below(tokens as u64) as usize,
@@ -470,6 +473,7 @@ async fn common(shared: &Shared, number: usize, operation: &Operation, cpus: u16
     match *operation {
         Operation::Sleep(ns) => {
             let deadline_ns = now_ns() + ns;
+            ledger.sleeps(number, deadline_ns);
             sleep_until(deadline_ns).await;
             ledger.slept(number, deadline_ns, now_ns());
         }
@@ -492,12 +496,14 @@ async fn common(shared: &Shared, number: usize, operation: &Operation, cpus: u16
                 });
             }
         }
-        Operation::Post { port } => {
-            let message = Note {
-                sender: number,
-                number: ledger.sends(number, port),
-            };
-            shared.ports[port].post(message);
+        Operation::Post { port, count } => {
+            for _ in 0..count {
+                let number_there = ledger.sends(number, port);
+                shared.ports[port].post(Note {
+                    sender: number,
+                    number: number_there,
+                });
+            }
         }
         Operation::WalkAway { port } => {
             let message = Work {
