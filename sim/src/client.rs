@@ -17,6 +17,8 @@ const ICMP: u8 = 1;
 const UDP: u8 = 17;
 /// The client's own UDP port.
 const OWN_PORT: u16 = 4007;
+/// One of this many ticks asks for the target's address again, as hosts do whose answers grow old.
+const ASK_EVERY: u64 = 50;
 /// Requests remembered: an answer to an older one is nobody's.
 const REMEMBERED: usize = 1024;
 
@@ -85,7 +87,10 @@ impl Client {
     /// The next frame it sends: a request, or a question for the target's Ethernet address.
     pub fn tick(&mut self, now_ns: u64) -> Vec<u8> {
         self.counts.ticks += 1;
-        let Some(target_mac) = self.target_mac else {
+        let Some(target_mac) = self
+            .target_mac
+            .filter(|_| !self.counts.ticks.is_multiple_of(ASK_EVERY))
+        else {
             return self.arp(1, BROADCAST, [0; 6], self.target);
         };
         self.sequence = self.sequence.wrapping_add(1);
