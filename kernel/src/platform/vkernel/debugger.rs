@@ -22,6 +22,7 @@ use super::cpus::{self, Note};
 use super::machine::Vkernel;
 use super::{EXIT_PANIC, EXIT_TERMINATED, MACHINE, arena, say};
 use crate::config::{Environment, PanicAction};
+use crate::platform::Machine;
 
 /// How many trace records a panic prints.
 const TRACE_RECORDS: usize = 64;
@@ -127,7 +128,7 @@ fn begin() {
         }
         Err(_) => wait_for_the_end(),
     }
-    if !machine.cpus().stop(Some(cpu.id())) {
+    if !machine.cpus.stop(Some(cpu.id())) {
         say!("\na CPU does not stop\n");
     }
     match cpu.running_thread() {
@@ -163,21 +164,11 @@ fn wait_for_the_end() -> ! {
 /// The frames between the panic's own machinery and the executor's.
 fn print_backtrace(backtrace: &Backtrace) {
     let text = alloc::format!("{backtrace}");
-    let lines = text.lines();
-    let own = |line: &&str| !line.contains("core::panicking::") && !line.contains("panic_handler");
-    let mut lines = lines
-        .skip_while(own)
-        .skip_while(|line| !own(line))
-        .peekable();
-    if lines
-        .peek()
-        .is_some_and(|line| line.trim_start().starts_with("at "))
-    {
-        lines.next();
-    }
-    let last =
-        |line: &&str| !line.contains("executor::cpu::Cpu::run") && !line.contains("__rust_begin");
-    for line in lines.take_while(last).take(BACKTRACE_LINES) {
+    let frames = text
+        .lines()
+        .skip_while(|line| !line.contains("core::panicking::panic"));
+    let inner = |line: &&str| !line.contains("executor::cpu::Cpu::run");
+    for line in frames.take_while(inner).take(BACKTRACE_LINES) {
         say!("{line}\n");
     }
 }
@@ -185,7 +176,7 @@ fn print_backtrace(backtrace: &Backtrace) {
 /// Stops the kernel, and returns when it may go on.
 pub(super) fn stand_still(attendant: &mut Attendant, cause: Cause) {
     let machine = attendant.machine;
-    if !machine.cpus().stop(None) {
+    if !machine.cpus.stop(None) {
         say!("\na CPU does not stop\n");
     }
     match cause {
@@ -195,7 +186,7 @@ pub(super) fn stand_still(attendant: &mut Attendant, cause: Cause) {
         }
         Cause::Failure => {
             print_trace(machine, TRACE_RECORDS);
-            match Environment::parse(machine.words()).panic_action() {
+            match Environment::parse(machine.command_line()).panic_action() {
                 PanicAction::Reboot => {
                     say!("rebooting\n");
                     machine.restart()
@@ -208,10 +199,10 @@ pub(super) fn stand_still(attendant: &mut Attendant, cause: Cause) {
             }
         }
     }
-    machine.terminal().make_cooked();
+    machine.terminal.make_cooked();
     prompt(attendant, cause);
-    machine.terminal().make_raw();
-    machine.cpus().resume();
+    machine.terminal.make_raw();
+    machine.cpus.resume();
 }
 
 const HELP: &str = "\
@@ -263,9 +254,11 @@ fn read_line(attendant: &mut Attendant) -> String {
 }
 
 fn print_cpus(machine: &Vkernel) {
-    let Some(node) = machine.node() else { return };
+    let Some(node) = machine.node.get() else {
+        return;
+    };
     for cpu in node.cpus() {
-        match machine.cpus().note(cpu.id()) {
+        match machine.cpus.note(cpu.id()) {
             Some(note) => print_cpu(cpu, &note),
             None => say!("{}: does not answer\n", cpu.id()),
         }
@@ -293,7 +286,9 @@ fn print_cpu(cpu: &Cpu, note: &Note) {
 
 /// As on hardware (pc64/panic.rs): merged over the CPUs, newest last.
 fn print_trace(machine: &Vkernel, count: usize) {
-    let Some(node) = machine.node() else { return };
+    let Some(node) = machine.node.get() else {
+        return;
+    };
     let records = node.last_trace_records(count);
     let records: &[(CpuId, _)] = &records[records.len().saturating_sub(count)..];
     if !records.is_empty() {
