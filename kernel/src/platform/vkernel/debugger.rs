@@ -13,19 +13,18 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use std::backtrace::Backtrace;
 use std::panic::PanicHookInfo;
 
-use executor::{Cpu, CpuId};
+use executor::Cpu;
 use nix::libc::{self, siginfo_t};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use super::attendant::{self, Attendant};
 use super::cpus::{self, Note};
-use super::machine::Vkernel;
+use super::machine::{Out, Vkernel};
 use super::{EXIT_PANIC, EXIT_TERMINATED, MACHINE, arena, say};
 use crate::config::{Environment, PanicAction};
 use crate::platform::Machine;
+use crate::report;
 
-/// How many trace records a panic prints.
-const TRACE_RECORDS: usize = 64;
 /// What formatting takes, several times over.
 const FAULT_STACK_BYTES: usize = 64 << 10;
 /// Lines of a backtrace.
@@ -131,15 +130,7 @@ fn begin() {
     if !machine.cpus.stop(Some(cpu.id())) {
         say!("\na CPU does not stop\n");
     }
-    match cpu.running_thread() {
-        Some((id, name, site)) => {
-            say!(
-                "\npanic on {} in thread {id} ({name}, spawned at {site})\n",
-                cpu.id()
-            );
-        }
-        None => say!("\npanic on {} outside of any thread\n", cpu.id()),
-    }
+    let _ = report::write_headline(&mut Out);
 }
 
 /// The attendant goes on from here.
@@ -185,7 +176,7 @@ pub(super) fn stand_still(attendant: &mut Attendant, cause: Cause) {
             print_cpus(machine);
         }
         Cause::Failure => {
-            print_trace(machine, TRACE_RECORDS);
+            print_trace(machine, report::TRACE_RECORDS);
             match Environment::parse(machine.command_line()).panic_action() {
                 PanicAction::Reboot => {
                     say!("rebooting\n");
@@ -224,7 +215,7 @@ fn prompt(attendant: &mut Attendant, cause: Cause) {
             (None, _) => {}
             (Some("help" | "?"), None) => say!("{HELP}"),
             (Some("cpus"), None) => print_cpus(machine),
-            (Some("trace"), None) => print_trace(machine, TRACE_RECORDS),
+            (Some("trace"), None) => print_trace(machine, report::TRACE_RECORDS),
             (Some("trace"), Some(Ok(count))) => print_trace(machine, count),
             (Some("continue" | "c"), None) if cause == Cause::Asked => return,
             (Some("continue" | "c"), None) => {
@@ -284,25 +275,8 @@ fn print_cpu(cpu: &Cpu, note: &Note) {
     );
 }
 
-/// As on hardware (pc64/panic.rs): merged over the CPUs, newest last.
 fn print_trace(machine: &Vkernel, count: usize) {
-    let Some(node) = machine.node.get() else {
-        return;
-    };
-    let records = node.last_trace_records(count);
-    let records: &[(CpuId, _)] = &records[records.len().saturating_sub(count)..];
-    if !records.is_empty() {
-        say!("the last {} trace records:\n", records.len());
-    }
-    for (cpu, record) in records {
-        let (seconds, micros) = (
-            record.time_ns / 1_000_000_000,
-            record.time_ns / 1000 % 1_000_000,
-        );
-        let name = record.event().map_or("unknown event", |event| event.name());
-        let (small, thread, arg) = (record.small(), record.thread(), record.arg());
-        say!(
-            "  [{seconds:4}.{micros:06}] {cpu} {name} small={small} thread={thread} arg={arg:#x}\n"
-        );
+    if let Some(node) = machine.node.get() {
+        let _ = report::write_trace(&mut Out, node, count);
     }
 }
