@@ -148,6 +148,8 @@ fn run_part(part: Part, arguments: &Arguments) -> Result<Tally> {
                 "--quiet",
                 "--locked",
                 "--workspace",
+                "--features",
+                "kernel/process",
                 "--exclude",
                 "tests",
                 "--features",
