@@ -84,6 +84,8 @@ pub struct Cpu {
     polls: Cell<u64>,
     /// The last clock reading of the loop. Owner.
     pub(crate) now_ns: Cell<u64>,
+    /// The time as the running poll first asked for it; 0 while it has not, and between polls. Owner.
+    pub(crate) poll_ns: Cell<u64>,
     all_threads: Cell<*const Header>,
     thread_count: Cell<u32>,
     handlers: RefCell<BTreeMap<u8, InterruptHandler>>,
@@ -141,6 +143,7 @@ impl Cpu {
             watched_poll: Cell::new(0),
             polls: Cell::new(0),
             now_ns: Cell::new(0),
+            poll_ns: Cell::new(0),
             all_threads: Cell::new(ptr::null()),
             thread_count: Cell::new(0),
             handlers: RefCell::new(BTreeMap::new()),
@@ -308,6 +311,7 @@ impl Cpu {
         thread.critical.set(self.critical.get());
         self.critical.set(1);
         self.running.set(ptr::null());
+        self.poll_ns.set(0);
         if timed {
             self.run_ended(thread, began_ns, finished);
         }
@@ -315,6 +319,21 @@ impl Cpu {
             self.exit(thread);
         } else if thread.migrate_to.get().is_some() && !thread.queued.get() {
             self.schedule(thread);
+        }
+    }
+
+    /// The clock, read once in a poll. Owner.
+    #[inline]
+    pub(crate) fn poll_ns(&self) -> u64 {
+        match self.poll_ns.get() {
+            0 => {
+                let now_ns = self.node().clock_ns();
+                if !self.running.get().is_null() {
+                    self.poll_ns.set(now_ns);
+                }
+                now_ns
+            }
+            poll_ns => poll_ns,
         }
     }
 

@@ -56,7 +56,7 @@ mod whole {
         spawn::{Builder, Migrate, Mobile, Yield, spawn, spawn_movable, spawn_on, yield_now},
         stats::{Counter, Stats},
         thread::JoinHandle,
-        timer::{Elapsed, Sleep, now_ns, sleep, sleep_until, timeout},
+        timer::{Elapsed, Sleep, now_ns, poll_ns, sleep, sleep_until, timeout},
         token::{Guarded, Held, Scope, Token, TokenInfo, hold_all},
     };
 }

@@ -173,6 +173,15 @@ pub fn now_ns() -> u64 {
     current::current().node().clock_ns()
 }
 
+/// Nanoseconds since boot as the running poll first asked for them: one reading of the clock for all that a poll does.
+/// For what needs to know when something happened no closer than to a poll, and asks often.
+///
+/// # Panics
+/// Outside of every CPU.
+pub fn poll_ns() -> u64 {
+    current::current().poll_ns()
+}
+
 /// Waits for `duration`. A zero duration is ready at once; use [`yield_now`](crate::yield_now) to let others run.
 pub fn sleep(duration: Duration) -> Sleep {
     let wait_ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);

@@ -3,8 +3,8 @@
 //! Named after the traps of the DragonFly semantics list where one applies.
 
 use executor::{
-    Builder, CpuId, Event, Priority, current_cpu, hosted, now_ns, sleep, spawn, spawn_movable,
-    spawn_on, timeout, yield_now,
+    Builder, CpuId, Event, Priority, current_cpu, hosted, now_ns, poll_ns, sleep, spawn,
+    spawn_movable, spawn_on, timeout, yield_now,
 };
 use std::{
     cell::{Cell, RefCell},
@@ -287,6 +287,18 @@ fn stopping_drops_the_waiting_threads_on_their_own_cpus() {
         }
     });
     assert_eq!(drops.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn a_poll_reads_its_clock_once_and_the_next_one_anew() {
+    hosted::run(1, || async {
+        let first = poll_ns();
+        while now_ns() == first {}
+        assert_eq!(poll_ns(), first);
+        let between = now_ns();
+        yield_now().await;
+        assert!(poll_ns() >= between);
+    });
 }
 
 #[test]

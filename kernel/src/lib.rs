@@ -18,6 +18,7 @@ pub mod drivers;
 pub mod log;
 pub mod network;
 pub mod platform;
+pub mod report;
 pub mod services;
 pub mod start;
 pub mod trace_stream;

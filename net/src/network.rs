@@ -298,7 +298,7 @@ fn handle(port: &Port<Protocols>, pending: Pending<Input>) {
 impl Shared {
     /// Runs `work` on this CPU's stack and carries out what it asks for.
     pub(crate) fn drive<R>(&self, work: impl FnOnce(&mut CpuStack, u64) -> R) -> R {
-        let now_ns = executor::now_ns();
+        let now_ns = executor::poll_ns();
         let result = self.with(|state| work(&mut state.stack, now_ns));
         while let Some(action) = self.with(|state| state.stack.take_action()) {
             self.carry_out(action);

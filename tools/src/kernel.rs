@@ -16,7 +16,7 @@ use crate::host;
 pub const TARGET: &str = "x86_64-unknown-none";
 
 /// Where the built kernel lies; `ANAX_KERNEL` names another one.
-pub fn path() -> PathBuf {
+fn path() -> PathBuf {
     match env::var_os("ANAX_KERNEL") {
         Some(path) => PathBuf::from(path),
         None => host::target_directory().join(TARGET).join("kernel/anax"),

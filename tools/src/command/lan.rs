@@ -1,4 +1,4 @@
-//! `lan`: the virtual LAN alone, for VMs of your own, with its faults at your fingertips.
+//! `lan`: the virtual LAN alone, for nodes of your own, with its faults at your fingertips.
 
 use std::io::{BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let lan = Lan::start(&arguments.directory, arguments.pcap.as_deref())?;
     for (name, number) in arguments.ports.iter().zip(1..) {
         lan.add_port(name)?;
-        println!("{}", boot_line(name, number, &lan.socket(name)));
+        println!("{}", start_lines(name, number, &lan.socket(name)));
     }
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
@@ -71,11 +71,14 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     }
 }
 
-/// What boots a node at this port. Each has its own number: two nodes with one MAC address would
-/// take each other's frames.
-fn boot_line(name: &str, number: usize, socket: &Path) -> String {
+/// What starts a node at this port, a VM or a vkernel. VMs have a number each: two nodes with one MAC address
+/// would take each other's frames. A vkernel makes an address of its own.
+fn start_lines(name: &str, number: usize, socket: &Path) -> String {
     let socket = socket.display();
-    format!("./run.sh boot --net {socket} --net-number {number} --append hostname={name}")
+    format!(
+        "./run.sh boot --net {socket} --net-number {number} --append hostname={name}    # or:\n\
+         ./run.sh vkernel -I {socket} -e hostname={name}"
+    )
 }
 
 /// Carries out one line.
@@ -127,10 +130,11 @@ mod tests {
 
     #[test]
     fn each_port_gets_a_node_with_a_name_and_a_mac_address_of_its_own() {
-        let line = boot_line("b", 2, Path::new("/run/lan/b.sock"));
+        let lines = start_lines("b", 2, Path::new("/run/lan/b.sock"));
         assert_eq!(
-            line,
-            "./run.sh boot --net /run/lan/b.sock --net-number 2 --append hostname=b"
+            lines,
+            "./run.sh boot --net /run/lan/b.sock --net-number 2 --append hostname=b    # or:\n\
+             ./run.sh vkernel -I /run/lan/b.sock -e hostname=b"
         );
     }
 

@@ -14,6 +14,7 @@ use clap::ValueEnum;
 
 use crate::host;
 use crate::kernel;
+use crate::node::NodeKind;
 
 /// The parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -28,7 +29,7 @@ enum Part {
     Host,
     /// loom models of the lock-free parts
     Models,
-    /// Whole systems under QEMU
+    /// Whole systems: under QEMU, and as processes
     System,
 }
 
@@ -123,6 +124,8 @@ fn run_part(part: Part, arguments: &Arguments) -> Result<Tally> {
                 "--quiet",
                 "--locked",
                 "--workspace",
+                "--features",
+                "kernel/process",
                 "--all-targets",
                 "--",
                 "-D",
@@ -145,8 +148,12 @@ fn run_part(part: Part, arguments: &Arguments) -> Result<Tally> {
                 "--quiet",
                 "--locked",
                 "--workspace",
+                "--features",
+                "kernel/process",
                 "--exclude",
                 "tests",
+                "--features",
+                "kernel/process",
             ]),
             arguments,
         ),
@@ -167,12 +174,16 @@ fn run_part(part: Part, arguments: &Arguments) -> Result<Tally> {
             tests(command, arguments)
         }
         Part::System => {
-            if kernel::build().is_err() {
-                println!("no kernel, no system tests");
-                return Ok(Tally::FAILED);
-            }
             let mut command = cargo(&["test", "--quiet", "--locked", "-p", "tests"]);
-            command.env("ANAX_KERNEL", kernel::path());
+            for kind in [NodeKind::VM, NodeKind::Vkernel] {
+                match kind.build() {
+                    Ok(kernel) => command.env(kind.kernel_variable(), kernel),
+                    Err(error) => {
+                        println!("no kernel, no system tests: {error:#}");
+                        return Ok(Tally::FAILED);
+                    }
+                };
+            }
             tests(command, arguments)
         }
     }

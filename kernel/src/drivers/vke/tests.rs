@@ -223,6 +223,15 @@ fn more_frames_than_a_batch_are_all_taken() {
 }
 
 #[test]
+fn what_one_poll_sends_leaves_together() {
+    let bench = bench();
+    for burst in [5, 1] {
+        bench.transmit_from(0, &vec![60; burst]);
+        assert_eq!(bench.next_flush().len(), burst);
+    }
+}
+
+#[test]
 fn frames_of_any_cpu_leave_in_order() {
     let bench = bench();
     let before = bench.counter("output frames");

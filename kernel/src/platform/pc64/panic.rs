@@ -8,16 +8,15 @@
 
 use super::machine::Pc64;
 use super::traps::TrapFrame;
-use super::{cpus, image, power, stacks};
+use super::{cpus, image, power, serial, stacks};
 use crate::early_println;
 use crate::platform::Machine;
+use crate::report;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU32, Ordering};
 use x86_64::instructions::interrupts;
 use x86_64::registers::control::Cr2;
 
-/// How many trace records are printed in all.
-const TRACE_RECORDS: usize = 64;
 const FRAMES_MAX: usize = 32;
 
 /// 0: no panic. Otherwise how far the reporting has come; see [`begin`].
@@ -29,7 +28,7 @@ const LEAVING: u32 = 3;
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     begin();
-    print_headline();
+    let _ = report::write_headline(&mut serial::Writer(serial::COM1));
     early_println!("{info}");
     let frame_pointer: u64;
     // SAFETY: reads a register.
@@ -43,7 +42,7 @@ pub fn exception(frame: &TrapFrame) -> ! {
     const PAGE_FAULT: u64 = 14;
     const DOUBLE_FAULT: u64 = 8;
     begin();
-    print_headline();
+    let _ = report::write_headline(&mut serial::Writer(serial::COM1));
     let name = NAMES
         .get(frame.vector as usize)
         .copied()
@@ -108,21 +107,6 @@ fn begin() {
                 _ => power::reboot(None),
             }
         }
-    }
-}
-
-fn print_headline() {
-    match executor::try_current() {
-        None => early_println!("\npanic before there were threads"),
-        Some(cpu) => match cpu.running_thread() {
-            Some((id, name, site)) => {
-                early_println!(
-                    "\npanic on {} in thread {id} ({name}, spawned at {site})",
-                    cpu.id()
-                );
-            }
-            None => early_println!("\npanic on {} outside of any thread", cpu.id()),
-        },
     }
 }
 
@@ -195,19 +179,8 @@ fn print_backtrace(at: Option<u64>, mut frame_pointer: u64) {
 fn finish() -> ! {
     STAGE.store(TRACING, Ordering::Release);
     if let Some(cpu) = executor::try_current() {
-        let records = cpu.node().last_trace_records(TRACE_RECORDS);
-        if !records.is_empty() {
-            early_println!("the last {} trace records:", records.len());
-        }
-        for (cpu, record) in records {
-            let seconds = record.time_ns / 1_000_000_000;
-            let micros = record.time_ns / 1000 % 1_000_000;
-            let name = record.event().map_or("unknown event", |event| event.name());
-            let (small, thread, arg) = (record.small(), record.thread(), record.arg());
-            early_println!(
-                "  [{seconds:4}.{micros:06}] {cpu} {name} small={small} thread={thread} arg={arg:#x}"
-            );
-        }
+        let out = &mut serial::Writer(serial::COM1);
+        let _ = report::write_trace(out, cpu.node(), report::TRACE_RECORDS);
     }
     leave()
 }

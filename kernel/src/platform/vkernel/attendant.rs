@@ -26,7 +26,7 @@ const CTRL_BACKSLASH: u8 = 0x1c;
 /// Makes the attendant look at what there is. Any thread, any context.
 pub(super) fn call() {
     if let Some(machine) = MACHINE.get() {
-        let _ = rustix::io::write(machine.news(), &1_u64.to_ne_bytes());
+        let _ = rustix::io::write(&machine.news, &1_u64.to_ne_bytes());
     }
 }
 
@@ -82,7 +82,7 @@ impl Attendant {
             Some(Signal::SIGTERM) if self.deadline.is_some() => self.machine.exit(EXIT_TERMINATED),
             Some(Signal::SIGTERM) => {
                 self.deadline = Some(Instant::now() + SHUTDOWN_PATIENCE);
-                self.machine.press_power_button();
+                self.machine.power_button.signal();
             }
             Some(Signal::SIGINT) => self.machine.type_bytes(&[CTRL_C]),
             Some(Signal::SIGQUIT) => debugger::stand_still(self, Cause::Asked),
@@ -109,7 +109,7 @@ impl Attendant {
     pub(super) fn wait(&mut self, timeout: Option<Duration>) -> Option<Signal> {
         let mut places = [
             PollFd::new(&self.signals, PollFlags::IN),
-            PollFd::new(self.machine.news(), PollFlags::IN),
+            PollFd::new(&self.machine.news, PollFlags::IN),
             PollFd::from_borrowed_fd(stdin(), PollFlags::IN),
         ];
         let count = if self.input_is_open { 3 } else { 2 };
@@ -119,7 +119,7 @@ impl Attendant {
         }
         let [signals, news, typed] = places.map(|place| !place.revents().is_empty());
         if news {
-            let _ = rustix::io::read(self.machine.news(), &mut [0; 8]);
+            let _ = rustix::io::read(&self.machine.news, &mut [0; 8]);
         }
         if typed {
             let mut bytes = [0; 1024];

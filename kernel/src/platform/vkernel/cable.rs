@@ -12,23 +12,23 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
-use core::fmt;
 use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::path::Path;
-use std::sync::OnceLock;
 
-use executor::{CpuLocal, Event, Node};
+use executor::{CpuId, CpuLocal, Event, Node};
 use rustix::event::PollFlags;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{DupFlags, Errno, dup3, read, write};
+use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-use super::options::{End, Plug};
-use super::{Refused, arena, attendant};
+use super::options::Plug;
+use super::{Refused, attendant};
 use crate::drivers::vke::{Cable, NotSent};
 
+/// The most interfaces, as DragonFly's.
+pub(super) const MAX_INTERFACES: usize = 16;
 /// Bytes that may wait for a socket that takes no more.
 const OUTPUT_LIMIT: usize = 256 << 10;
 /// Bytes read at once.
@@ -40,7 +40,8 @@ const PREFIX_BYTES: usize = 4;
 
 /// A cable, and the host's descriptor at its end.
 pub struct HostCable {
-    end: End,
+    /// What it is plugged into.
+    pub(super) plug: Plug,
     mac: [u8; 6],
     /// Refers to whatever is connected now; its number never changes.
     descriptor: OwnedFd,
@@ -50,9 +51,10 @@ pub struct HostCable {
     /// CPU 0 shall be told of room.
     output_waits: AtomicBool,
     event: Event,
-    buffers: OnceLock<CpuLocal<RefCell<Buffers>>>,
+    buffers: CpuLocal<RefCell<Buffers>>,
 }
 
+/// CPU 0's: what a card would have on board, and so not of the kernel's memory.
 #[derive(Default)]
 struct Buffers {
     input: Vec<u8>,
@@ -66,47 +68,40 @@ struct Buffers {
 
 impl HostCable {
     /// Connects interface `number`.
-    pub(super) fn plug(plug: &Plug, number: usize) -> Result<Self, Refused> {
-        let descriptor = match &plug.end {
-            End::Socket(path) => connect_to(path).map_err(|error| {
-                let remedy = "start a LAN with: ./run.sh lan DIRECTORY a b";
-                Refused::new(format!("no LAN at {}", path.display()), error, remedy)
-            })?,
-            End::Tap(name) => open_tap(name).map_err(|error| {
-                let remedy = format!(
-                    "make it yours with: ip tuntap add {name} mode tap user $USER (as root)"
-                );
+    pub(super) fn plug(plug: &Plug, number: usize, node: &Node) -> Result<Self, Refused> {
+        let name = &plug.name;
+        let descriptor = if number >= MAX_INTERFACES {
+            let remedy = format!("give at most {MAX_INTERFACES}");
+            return Err(Refused::new(name, "one interface too many", remedy));
+        } else if plug.is_tap {
+            open_tap(name).map_err(|error| {
+                let remedy = format!("as root: ip tuntap add {name} mode tap user NAME");
                 Refused::new(format!("no tap device {name}"), error, remedy)
-            })?,
+            })?
+        } else {
+            connect_to(name).map_err(|error| {
+                let remedy = "start a LAN with: ./run.sh lan DIRECTORY a b";
+                Refused::new(format!("no LAN at {name}"), error, remedy)
+            })?
+        };
+        let buffers = |cpu| match cpu {
+            CpuId(0) => RefCell::new(Buffers {
+                input: vec![0; INPUT_BYTES],
+                output: Vec::with_capacity(OUTPUT_LIMIT),
+                ..Buffers::default()
+            }),
+            _ => RefCell::default(),
         };
         Ok(Self {
-            end: plug.end.clone(),
+            plug: plug.clone(),
             mac: plug.mac.unwrap_or_else(|| local_mac(number)),
             descriptor,
             link_up: AtomicBool::new(true),
             listening: AtomicBool::new(false),
             output_waits: AtomicBool::new(false),
             event: Event::new(),
-            buffers: OnceLock::new(),
+            buffers: CpuLocal::new(node, buffers),
         })
-    }
-
-    /// Gets ready to be driven by the current CPU.
-    pub(super) fn open(&self, node: &Node) {
-        // Not the kernel's memory: what a card would have on board.
-        arena::abroad(|| {
-            let _ = self
-                .buffers
-                .set(CpuLocal::new(node, |_| RefCell::default()));
-            self.with(|it| {
-                it.input = vec![0; INPUT_BYTES];
-                it.output = Vec::with_capacity(OUTPUT_LIMIT);
-            });
-        });
-    }
-
-    fn with<R>(&self, f: impl FnOnce(&mut Buffers) -> R) -> Option<R> {
-        self.buffers.get()?.with(|it| Some(f(&mut it.borrow_mut())))
     }
 
     /// What CPU 0 shall wait for.
@@ -132,6 +127,7 @@ impl HostCable {
     /// The other end is gone. On CPU 0.
     fn unplug(&self, buffers: &mut Buffers) {
         (buffers.begin, buffers.end) = (0, 0);
+        buffers.exhausted = false;
         buffers.output.clear();
         self.output_waits.store(false, Ordering::Relaxed);
         self.listening.store(false, Ordering::Relaxed);
@@ -143,88 +139,59 @@ impl HostCable {
 
     /// Tries to connect again, if that is needed. True: it is, and did not work. For the attendant.
     pub(super) fn reconnect(&self) -> bool {
-        if self.link_up.load(Ordering::Acquire) {
+        if self.link_up.load(Ordering::Acquire) || self.plug.is_tap {
             return false;
         }
-        let End::Socket(path) = &self.end else {
-            return false;
-        };
-        let Ok(stream) = connect_to(path) else {
-            return true;
-        };
         // SAFETY: the number is ours for good and never closed; this second owner is not dropped.
-        let mut place =
-            ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(self.descriptor.as_raw_fd()) });
-        if dup3(&stream, &mut place, DupFlags::CLOEXEC).is_err() {
+        let place = unsafe { OwnedFd::from_raw_fd(self.descriptor.as_raw_fd()) };
+        let mut place = ManuallyDrop::new(place);
+        let connected = connect_to(&self.plug.name)
+            .and_then(|stream| dup3(&stream, &mut place, DupFlags::CLOEXEC));
+        if connected.is_err() {
             return true;
         }
-        self.listening.store(true, Ordering::Relaxed);
         self.link_up.store(true, Ordering::Release);
         self.event.signal();
         false
     }
 
-    /// Reads what there is into the free part of the buffer. False: nothing came, and the event tells when it does.
+    /// Reads what there is. False: nothing, and the event tells when there is.
     fn fill(&self, buffers: &mut Buffers) -> bool {
-        if buffers.exhausted {
-            buffers.exhausted = false;
-            self.listening.store(true, Ordering::Relaxed);
-            return false;
-        }
-        if buffers.begin > 0 {
-            buffers.input.copy_within(buffers.begin..buffers.end, 0);
-            (buffers.begin, buffers.end) = (0, buffers.end - buffers.begin);
-        }
-        let room = &mut buffers.input[buffers.end..];
-        let room_bytes = room.len();
-        match read(&self.descriptor, room) {
-            Ok(1..) | Err(Errno::INTR) if room_bytes == 0 => false,
-            Ok(count @ 1..) => {
-                buffers.end += count;
-                buffers.exhausted = count < room_bytes && matches!(self.end, End::Socket(_));
-                true
-            }
-            Err(Errno::INTR) => true,
-            Err(Errno::AGAIN) => {
-                self.listening.store(true, Ordering::Relaxed);
-                false
-            }
-            Ok(0) | Err(_) => {
-                self.unplug(buffers);
-                false
+        buffers.input.copy_within(buffers.begin..buffers.end, 0);
+        (buffers.begin, buffers.end) = (0, buffers.end - buffers.begin);
+        if !core::mem::take(&mut buffers.exhausted) {
+            let room = &mut buffers.input[buffers.end..];
+            let room_bytes = room.len();
+            match read(&self.descriptor, room) {
+                Ok(count @ 1..) => {
+                    buffers.end += count;
+                    buffers.exhausted = count < room_bytes && !self.plug.is_tap;
+                    return true;
+                }
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Ok(_) | Err(_) => {
+                    self.unplug(buffers);
+                    return false;
+                }
             }
         }
+        self.listening.store(true, Ordering::Relaxed);
+        false
     }
 
-    fn take_from(&self, buffers: &mut Buffers, take: &mut dyn FnMut(&[u8])) -> bool {
-        if !self.link_up.load(Ordering::Acquire) {
-            return false;
+    /// The next frame in the buffer: where it begins and ends.
+    fn next_frame(&self, buffers: &Buffers) -> Result<Option<(usize, usize)>, TooLong> {
+        let (begin, end) = (buffers.begin, buffers.end);
+        if self.plug.is_tap {
+            return Ok((begin < end).then_some((begin, end)));
         }
-        loop {
-            let rest = &buffers.input[buffers.begin..buffers.end];
-            let frame = match &self.end {
-                End::Tap(_) => (!rest.is_empty()).then_some((0, rest)),
-                End::Socket(_) => match split_frame(rest) {
-                    Ok(frame) => frame.map(|frame| (PREFIX_BYTES, frame)),
-                    Err(TooLong) => {
-                        self.unplug(buffers);
-                        return false;
-                    }
-                },
-            };
-            if let Some((prefix, frame)) = frame {
-                take(frame);
-                buffers.begin += prefix + frame.len();
-                return true;
-            }
-            if !self.fill(buffers) {
-                return false;
-            }
-        }
+        let frame = split_frame(&buffers.input[begin..end])?;
+        let begin = begin + PREFIX_BYTES;
+        Ok(frame.map(|frame| (begin, begin + frame.len())))
     }
 }
 
-impl Cable for &'static HostCable {
+impl Cable for HostCable {
     fn mac(&self) -> [u8; 6] {
         self.mac
     }
@@ -238,15 +205,29 @@ impl Cable for &'static HostCable {
     }
 
     fn receive(&self, take: &mut dyn FnMut(&[u8])) -> bool {
-        self.with(|buffers| self.take_from(buffers, take))
-            .unwrap_or(false)
+        self.buffers.with(|buffers| {
+            let buffers = &mut *buffers.borrow_mut();
+            while self.link_up() {
+                match self.next_frame(buffers) {
+                    Ok(Some((begin, end))) => {
+                        take(&buffers.input[begin..end]);
+                        buffers.begin = end;
+                        return true;
+                    }
+                    Ok(None) if self.fill(buffers) => {}
+                    Ok(None) => break,
+                    Err(TooLong) => self.unplug(buffers),
+                }
+            }
+            false
+        })
     }
 
     fn send(&self, frame: &[u8]) -> Result<(), NotSent> {
-        if !self.link_up.load(Ordering::Acquire) {
+        if !self.link_up() {
             return Err(NotSent::Unplugged);
         }
-        if let End::Tap(_) = &self.end {
+        if self.plug.is_tap {
             return match write(&self.descriptor, frame) {
                 Ok(_) => Ok(()),
                 Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => Err(NotSent::Full),
@@ -254,43 +235,29 @@ impl Cable for &'static HostCable {
                 Err(_) => Err(NotSent::Unplugged),
             };
         }
-        self.with(|buffers| {
-            if buffers.output.len() + PREFIX_BYTES + frame.len() > OUTPUT_LIMIT {
+        self.buffers.with(|buffers| {
+            let output = &mut buffers.borrow_mut().output;
+            if output.len() + PREFIX_BYTES + frame.len() > OUTPUT_LIMIT {
                 return Err(NotSent::Full);
             }
-            buffers.output.extend((frame.len() as u32).to_be_bytes());
-            buffers.output.extend_from_slice(frame);
+            output.extend((frame.len() as u32).to_be_bytes());
+            output.extend_from_slice(frame);
             Ok(())
         })
-        .unwrap_or(Err(NotSent::Unplugged))
     }
 
     fn flush(&self) {
-        (**self).flush();
-    }
-}
-
-impl HostCable {
-    fn flush(&self) {
-        if self.output_waits.load(Ordering::Relaxed) {
-            return;
-        }
-        let flush = |buffers: &mut Buffers| {
-            let mut written = 0;
-            while written < buffers.output.len() {
-                match write(&self.descriptor, &buffers.output[written..]) {
-                    Ok(count) => written += count,
+        self.buffers.with(|buffers| {
+            let buffers = &mut *buffers.borrow_mut();
+            while !buffers.output.is_empty() && !self.output_waits.load(Ordering::Relaxed) {
+                match write(&self.descriptor, &buffers.output) {
+                    Ok(count) => drop(buffers.output.drain(..count)),
                     Err(Errno::INTR) => {}
-                    Err(Errno::AGAIN) => {
-                        self.output_waits.store(true, Ordering::Relaxed);
-                        break;
-                    }
-                    Err(_) => return self.unplug(buffers),
+                    Err(Errno::AGAIN) => self.output_waits.store(true, Ordering::Relaxed),
+                    Err(_) => self.unplug(buffers),
                 }
             }
-            buffers.output.drain(..written);
-        };
-        self.with(flush);
+        });
     }
 }
 
@@ -300,16 +267,8 @@ impl AsFd for HostCable {
     }
 }
 
-impl fmt::Display for HostCable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.end {
-            End::Socket(path) => write!(f, "a port of a LAN, {}", path.display()),
-            End::Tap(name) => write!(f, "the tap device {name}"),
-        }
-    }
-}
-
 /// A frame longer than any that a LAN sends: this is no LAN.
+#[derive(Debug, PartialEq, Eq)]
 struct TooLong;
 
 /// The first frame of a stream of them, if it is whole.
@@ -317,14 +276,13 @@ fn split_frame(stream: &[u8]) -> Result<Option<&[u8]>, TooLong> {
     let Some((length, rest)) = stream.split_first_chunk::<PREFIX_BYTES>() else {
         return Ok(None);
     };
-    let length = u32::from_be_bytes(*length) as usize;
-    if length > FRAME_LIMIT {
-        return Err(TooLong);
+    match u32::from_be_bytes(*length) as usize {
+        length if length > FRAME_LIMIT => Err(TooLong),
+        length => Ok(rest.get(..length)),
     }
-    Ok(rest.get(..length))
 }
 
-fn connect_to(path: &Path) -> Result<OwnedFd, Errno> {
+fn connect_to(path: &str) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     connect(&stream, &SocketAddrUnix::new(path)?)?;
@@ -341,7 +299,7 @@ struct InterfaceRequest {
 
 fn open_tap(name: &str) -> Result<OwnedFd, Errno> {
     /// if_tun.h: `_IOW('T', 202, int)`, though it reads an `ifreq`.
-    const TUNSETIFF: rustix::ioctl::Opcode = rustix::ioctl::opcode::write::<i32>(b'T', 202);
+    const TUNSETIFF: Opcode = opcode::write::<i32>(b'T', 202);
     const IFF_TAP: u16 = 2;
     const IFF_NO_PI: u16 = 0x1000;
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -353,24 +311,36 @@ fn open_tap(name: &str) -> Result<OwnedFd, Errno> {
     };
     request.name[..name.len()].copy_from_slice(name.as_bytes());
     // SAFETY: the call reads and writes one `ifreq`, which `request` is, and nothing else.
-    unsafe {
-        rustix::ioctl::ioctl(
-            &tap,
-            rustix::ioctl::Setter::<TUNSETIFF, InterfaceRequest>::new(request),
-        )?;
-    }
+    unsafe { ioctl(&tap, Setter::<TUNSETIFF, InterfaceRequest>::new(request))? };
     Ok(tap)
 }
 
-/// A local address that no other interface of this or another node is likely to have: FNV-1a of the host's name, the pid
-/// and the interface's number. A reboot keeps it.
+/// A local address that no other interface of this or another node is likely to have: FNV-1a of the host's name and the
+/// pid, then the interface's number. A reboot keeps it.
 fn local_mac(number: usize) -> [u8; 6] {
-    let uname = rustix::system::uname();
-    let pid = std::process::id().to_le_bytes();
+    let (uname, pid) = (rustix::system::uname(), std::process::id().to_le_bytes());
     let bytes = uname.nodename().to_bytes().iter().chain(&pid);
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
     });
     let [a, b, c, d, ..] = (hash ^ hash >> 32).to_le_bytes();
     [0x02, a, b, c, d, number as u8]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_whole_or_not_there_or_nonsense() {
+        let stream = [0, 0, 0, 3, 7, 8, 9, 0, 0];
+        for length in 0..7 {
+            assert_eq!(split_frame(&stream[..length]), Ok(None), "{length} bytes");
+        }
+        assert_eq!(split_frame(&stream[..7]), Ok(Some(&[7, 8, 9][..])));
+        assert_eq!(split_frame(&stream), Ok(Some(&[7, 8, 9][..])));
+        assert_eq!(split_frame(&[0, 0, 0, 0]), Ok(Some(&[][..])));
+        assert_eq!(split_frame(&[0, 1, 0x10, 0, 1]), Ok(None), "the longest");
+        assert_eq!(split_frame(&[0, 1, 0x10, 1]), Err(TooLong));
+    }
 }

@@ -23,8 +23,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::thread::futex;
 
 use super::Refused;
+use super::cable::MAX_INTERFACES;
 use super::machine::Vkernel;
-use super::options::{MAX_INTERFACES, Pinning};
 
 /// How long a busy CPU 0 leaves its cables alone.
 const POLL_INTERVAL_NS: u64 = 50_000;
@@ -73,7 +73,7 @@ pub struct Cpus {
 
 impl Cpus {
     /// So many CPUs, not running yet.
-    pub(super) fn new(count: usize, pinning: Pinning) -> Result<Self, Refused> {
+    pub(super) fn new(count: u16, pinned: bool) -> Result<Self, Refused> {
         let cpu = |_| {
             Ok(VirtualCpu {
                 doorbell: new_eventfd()?,
@@ -85,16 +85,11 @@ impl Cpus {
         };
         Ok(Self {
             start: Instant::now(),
-            pinned: pinning == Pinning::Map,
+            pinned,
             list: (0..count).map(cpu).collect::<Result<_, _>>()?,
             next_look_ns: AtomicU64::new(0),
             stop: AtomicU32::new(0),
         })
-    }
-
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.list.len()
     }
 
     /// Makes the calling thread that of a CPU.
@@ -153,16 +148,6 @@ impl Cpus {
         // yet; the handler's frame is alive in between, and the note was written before the pointer was published.
         unsafe { self.list[id.index()].note.load(Ordering::Acquire).as_ref() }.copied()
     }
-
-    /// What the calling thread's CPU is doing.
-    pub(super) fn note_here(&self, cpu: &Cpu) -> Note {
-        Note {
-            idle: self.list[cpu.id().index()].asleep.load(Ordering::Relaxed),
-            thread: cpu.running_thread(),
-            polls: cpu.poll_count(),
-            run_queue_length: cpu.run_queue_length(),
-        }
-    }
 }
 
 /// The handler of [`STOP_SIGNAL`]: stands still as long as it is asked to. Only reads its own CPU's cells (words that are
@@ -171,21 +156,26 @@ pub(super) fn on_stop_signal(machine: &Vkernel) {
     let Some(cpu) = executor::try_current() else {
         return;
     };
-    let cpus = machine.cpus();
-    let mut note = cpus.note_here(cpu);
-    let shown = &cpus.list[cpu.id().index()].note;
-    shown.store(&mut note, Ordering::Release);
+    let cpus = &machine.cpus;
+    let own = &cpus.list[cpu.id().index()];
+    let mut note = Note {
+        idle: own.asleep.load(Ordering::Relaxed),
+        thread: cpu.running_thread(),
+        polls: cpu.poll_count(),
+        run_queue_length: cpu.run_queue_length(),
+    };
+    own.note.store(&mut note, Ordering::Release);
     while cpus.stop.load(Ordering::SeqCst) != 0 {
         let _ = futex::wait(&cpus.stop, futex::Flags::PRIVATE, 1, None);
     }
-    shown.store(core::ptr::null_mut(), Ordering::Release);
+    own.note.store(core::ptr::null_mut(), Ordering::Release);
 }
 
 impl Vkernel {
     /// Waits for the CPU's doorbell, on CPU 0 for the cables too, no longer than `timeout_ns`, and does what an
     /// interrupt's handler would.
     fn look(&self, cpu: &Cpu, timeout_ns: Option<u64>) {
-        let doorbell = &self.cpus().list[cpu.id().index()].doorbell;
+        let doorbell = &self.cpus.list[cpu.id().index()].doorbell;
         let mut places: [_; 1 + MAX_INTERFACES] =
             core::array::from_fn(|_| PollFd::new(doorbell, PollFlags::IN));
         let mut listening = [None; MAX_INTERFACES];
@@ -194,7 +184,7 @@ impl Vkernel {
             for cable in self.cables() {
                 if let Some(flags) = cable.wanted() {
                     listening[count - 1] = Some(cable);
-                    places[count] = PollFd::new(cable, flags);
+                    places[count] = PollFd::new(&**cable, flags);
                     count += 1;
                 }
             }
@@ -222,19 +212,19 @@ impl Vkernel {
 
 impl Platform for &'static Vkernel {
     fn clock_ns(&self) -> u64 {
-        self.cpus().start.elapsed().as_nanos() as u64
+        self.cpus.start.elapsed().as_nanos() as u64
     }
 
     fn doorbell(&self, target: CpuId) {
         // Full means that 2^64 rings wait, so the CPU is rung.
         let _ = rustix::io::write(
-            &self.cpus().list[target.index()].doorbell,
+            &self.cpus.list[target.index()].doorbell,
             &1_u64.to_ne_bytes(),
         );
     }
 
     fn idle(&self, cpu: &Cpu) {
-        let own = &self.cpus().list[cpu.id().index()];
+        let own = &self.cpus.list[cpu.id().index()];
         let deadline_ns = own.deadline_ns.load(Ordering::Relaxed);
         // A ring from here on leaves the doorbell readable: it is not lost.
         if !cpu.may_sleep() {
@@ -248,7 +238,7 @@ impl Platform for &'static Vkernel {
     }
 
     fn set_timer(&self, deadline_ns: Option<u64>) {
-        let own = &self.cpus().list[executor::current_cpu().index()];
+        let own = &self.cpus.list[executor::current_cpu().index()];
         own.deadline_ns
             .store(deadline_ns.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
@@ -261,7 +251,7 @@ impl Platform for &'static Vkernel {
         if cpu.id() != CpuId(0) || self.cables().is_empty() {
             return;
         }
-        let (now_ns, next) = (self.clock_ns(), &self.cpus().next_look_ns);
+        let (now_ns, next) = (self.clock_ns(), &self.cpus.next_look_ns);
         if now_ns >= next.load(Ordering::Relaxed) {
             next.store(now_ns + POLL_INTERVAL_NS, Ordering::Relaxed);
             self.look(cpu, Some(0));

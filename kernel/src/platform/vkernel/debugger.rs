@@ -13,18 +13,18 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use std::backtrace::Backtrace;
 use std::panic::PanicHookInfo;
 
-use executor::{Cpu, CpuId};
+use executor::Cpu;
 use nix::libc::{self, siginfo_t};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use super::attendant::{self, Attendant};
 use super::cpus::{self, Note};
-use super::machine::Vkernel;
+use super::machine::{Out, Vkernel};
 use super::{EXIT_PANIC, EXIT_TERMINATED, MACHINE, arena, say};
 use crate::config::{Environment, PanicAction};
+use crate::platform::Machine;
+use crate::report;
 
-/// How many trace records a panic prints.
-const TRACE_RECORDS: usize = 64;
 /// What formatting takes, several times over.
 const FAULT_STACK_BYTES: usize = 64 << 10;
 /// Lines of a backtrace.
@@ -127,18 +127,10 @@ fn begin() {
         }
         Err(_) => wait_for_the_end(),
     }
-    if !machine.cpus().stop(Some(cpu.id())) {
+    if !machine.cpus.stop(Some(cpu.id())) {
         say!("\na CPU does not stop\n");
     }
-    match cpu.running_thread() {
-        Some((id, name, site)) => {
-            say!(
-                "\npanic on {} in thread {id} ({name}, spawned at {site})\n",
-                cpu.id()
-            );
-        }
-        None => say!("\npanic on {} outside of any thread\n", cpu.id()),
-    }
+    let _ = report::write_headline(&mut Out);
 }
 
 /// The attendant goes on from here.
@@ -163,21 +155,11 @@ fn wait_for_the_end() -> ! {
 /// The frames between the panic's own machinery and the executor's.
 fn print_backtrace(backtrace: &Backtrace) {
     let text = alloc::format!("{backtrace}");
-    let lines = text.lines();
-    let own = |line: &&str| !line.contains("core::panicking::") && !line.contains("panic_handler");
-    let mut lines = lines
-        .skip_while(own)
-        .skip_while(|line| !own(line))
-        .peekable();
-    if lines
-        .peek()
-        .is_some_and(|line| line.trim_start().starts_with("at "))
-    {
-        lines.next();
-    }
-    let last =
-        |line: &&str| !line.contains("executor::cpu::Cpu::run") && !line.contains("__rust_begin");
-    for line in lines.take_while(last).take(BACKTRACE_LINES) {
+    let frames = text
+        .lines()
+        .skip_while(|line| !line.contains("core::panicking::panic"));
+    let inner = |line: &&str| !line.contains("executor::cpu::Cpu::run");
+    for line in frames.take_while(inner).take(BACKTRACE_LINES) {
         say!("{line}\n");
     }
 }
@@ -185,7 +167,7 @@ fn print_backtrace(backtrace: &Backtrace) {
 /// Stops the kernel, and returns when it may go on.
 pub(super) fn stand_still(attendant: &mut Attendant, cause: Cause) {
     let machine = attendant.machine;
-    if !machine.cpus().stop(None) {
+    if !machine.cpus.stop(None) {
         say!("\na CPU does not stop\n");
     }
     match cause {
@@ -194,8 +176,8 @@ pub(super) fn stand_still(attendant: &mut Attendant, cause: Cause) {
             print_cpus(machine);
         }
         Cause::Failure => {
-            print_trace(machine, TRACE_RECORDS);
-            match Environment::parse(machine.words()).panic_action() {
+            print_trace(machine, report::TRACE_RECORDS);
+            match Environment::parse(machine.command_line()).panic_action() {
                 PanicAction::Reboot => {
                     say!("rebooting\n");
                     machine.restart()
@@ -208,10 +190,10 @@ pub(super) fn stand_still(attendant: &mut Attendant, cause: Cause) {
             }
         }
     }
-    machine.terminal().make_cooked();
+    machine.terminal.make_cooked();
     prompt(attendant, cause);
-    machine.terminal().make_raw();
-    machine.cpus().resume();
+    machine.terminal.make_raw();
+    machine.cpus.resume();
 }
 
 const HELP: &str = "\
@@ -233,7 +215,7 @@ fn prompt(attendant: &mut Attendant, cause: Cause) {
             (None, _) => {}
             (Some("help" | "?"), None) => say!("{HELP}"),
             (Some("cpus"), None) => print_cpus(machine),
-            (Some("trace"), None) => print_trace(machine, TRACE_RECORDS),
+            (Some("trace"), None) => print_trace(machine, report::TRACE_RECORDS),
             (Some("trace"), Some(Ok(count))) => print_trace(machine, count),
             (Some("continue" | "c"), None) if cause == Cause::Asked => return,
             (Some("continue" | "c"), None) => {
@@ -263,9 +245,11 @@ fn read_line(attendant: &mut Attendant) -> String {
 }
 
 fn print_cpus(machine: &Vkernel) {
-    let Some(node) = machine.node() else { return };
+    let Some(node) = machine.node.get() else {
+        return;
+    };
     for cpu in node.cpus() {
-        match machine.cpus().note(cpu.id()) {
+        match machine.cpus.note(cpu.id()) {
             Some(note) => print_cpu(cpu, &note),
             None => say!("{}: does not answer\n", cpu.id()),
         }
@@ -291,23 +275,8 @@ fn print_cpu(cpu: &Cpu, note: &Note) {
     );
 }
 
-/// As on hardware (pc64/panic.rs): merged over the CPUs, newest last.
 fn print_trace(machine: &Vkernel, count: usize) {
-    let Some(node) = machine.node() else { return };
-    let records = node.last_trace_records(count);
-    let records: &[(CpuId, _)] = &records[records.len().saturating_sub(count)..];
-    if !records.is_empty() {
-        say!("the last {} trace records:\n", records.len());
-    }
-    for (cpu, record) in records {
-        let (seconds, micros) = (
-            record.time_ns / 1_000_000_000,
-            record.time_ns / 1000 % 1_000_000,
-        );
-        let name = record.event().map_or("unknown event", |event| event.name());
-        let (small, thread, arg) = (record.small(), record.thread(), record.arg());
-        say!(
-            "  [{seconds:4}.{micros:06}] {cpu} {name} small={small} thread={thread} arg={arg:#x}\n"
-        );
+    if let Some(node) = machine.node.get() {
+        let _ = report::write_trace(&mut Out, node, count);
     }
 }

@@ -12,15 +12,17 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
 use crossbeam_queue::ArrayQueue;
 use executor::{Event, Node};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::cable::HostCable;
-use super::cpus::{self, Cpus};
+use super::cpus::{Cpus, new_eventfd};
 use super::options::Options;
 use super::terminal::Terminal;
 use super::{Refused, say};
@@ -33,99 +35,56 @@ const INPUT_BYTES: usize = 4096;
 
 /// A process that is a machine.
 pub struct Vkernel {
-    cpus: Cpus,
-    cables: Vec<HostCable>,
-    terminal: Terminal,
+    pub(super) cpus: Cpus,
+    /// Plugged in once there is a node, whose CPU 0 they belong to.
+    pub(super) cables: OnceLock<Vec<Arc<HostCable>>>,
+    pub(super) node: OnceLock<Arc<Node>>,
+    pub(super) terminal: Terminal,
+    /// Readable when the attendant is wanted.
+    pub(super) news: OwnedFd,
+    /// What the attendant signals for SIGTERM.
+    pub(super) power_button: Event,
     command_line: String,
     memory_bytes: usize,
     rc: Option<Vec<u8>>,
     trace: Option<File>,
-    /// Open, and hence locked, as long as the process lives.
-    _pid_file: Option<File>,
-    node: OnceLock<Arc<Node>>,
-    /// Readable when the attendant is wanted.
-    news: OwnedFd,
     input: ArrayQueue<u8>,
     input_event: Event,
-    power_button: Event,
     leaving: AtomicBool,
 }
 
 impl Vkernel {
-    /// Puts the machine together, its cables plugged in.
-    pub(super) fn new(
-        options: &Options,
-        terminal: Terminal,
-        pid_file: Option<File>,
-    ) -> Result<Self, Refused> {
-        let file =
-            |path: &std::path::PathBuf, error, remedy| Refused::new(path.display(), error, remedy);
+    /// Everything but the node and the cables.
+    pub(super) fn new(options: &Options, terminal: Terminal) -> Result<Self, Refused> {
+        let refused = |path: &PathBuf, error, remedy| Refused::new(path.display(), error, remedy);
         let rc = options.rc.as_ref().map(|path| {
-            std::fs::read(path)
-                .map_err(|error| file(path, error, "name a file of commands by --rc"))
+            let read = std::fs::read(path);
+            read.map_err(|error| refused(path, error, "name a file of commands by --rc"))
         });
         let trace = options.trace.as_ref().map(|path| {
-            let remedy = "name a file that can be written by --trace";
-            File::create(path).map_err(|error| file(path, error, remedy))
+            let made = File::create(path);
+            made.map_err(|error| refused(path, error, "name a file to be written by --trace"))
         });
-        let cables = options.interfaces.iter().enumerate();
         Ok(Self {
-            cpus: Cpus::new(options.cpus, options.pinning)?,
-            cables: cables
-                .map(|(number, plug)| HostCable::plug(plug, number))
-                .collect::<Result<_, _>>()?,
+            cpus: Cpus::new(options.cpus, options.pinning == "map")?,
+            cables: OnceLock::new(),
+            node: OnceLock::new(),
             terminal,
+            news: new_eventfd()?,
+            power_button: Event::new(),
             command_line: options.environment.join(" "),
             memory_bytes: options.memory_bytes,
             rc: rc.transpose()?,
             trace: trace.transpose()?,
-            _pid_file: pid_file,
-            node: OnceLock::new(),
-            news: cpus::new_eventfd()?,
             input: ArrayQueue::new(INPUT_BYTES),
             input_event: Event::new(),
-            power_button: Event::new(),
             leaving: AtomicBool::new(false),
         })
     }
 
-    pub(super) fn set_node(&self, node: Arc<Node>) {
-        let _ = self.node.set(node);
-    }
-
-    /// The kernel's node, once there is one.
-    pub fn node(&self) -> Option<&Arc<Node>> {
-        self.node.get()
-    }
-
-    /// The CPUs.
-    pub fn cpus(&self) -> &Cpus {
-        &self.cpus
-    }
-
     /// The cables, in the order of their interfaces.
-    pub fn cables(&self) -> &[HostCable] {
-        &self.cables
-    }
-
-    /// The terminal.
-    pub fn terminal(&self) -> &Terminal {
-        &self.terminal
-    }
-
-    /// The kernel's command line.
-    pub fn words(&self) -> &str {
-        &self.command_line
-    }
-
-    /// What the attendant waits for.
-    pub(super) fn news(&self) -> &OwnedFd {
-        &self.news
-    }
-
-    /// Asks the kernel to shut down.
-    pub(super) fn press_power_button(&self) {
-        self.power_button.signal();
+    pub(super) fn cables(&self) -> &[Arc<HostCable>] {
+        self.cables.get().map_or(&[], Vec::as_slice)
     }
 
     /// Gives the console what was typed. What it has no room for is lost, as on a serial line.
@@ -144,21 +103,17 @@ impl Vkernel {
     pub(super) fn restart(&self) -> ! {
         self.leave();
         let mut words = std::env::args_os();
+        let name = words.next().unwrap_or_default();
         let mut program = Command::new("/proc/self/exe");
-        if let Some(name) = words.next() {
-            program.arg0(name);
-        }
-        let error = program.args(words).exec();
+        let error = program.arg0(name).args(words).exec();
         say!("vkernel: cannot start again: {error}\n");
         std::process::exit(1)
     }
 
     /// The first who leaves does; others wait for the end.
     fn leave(&self) {
-        if self.leaving.swap(true, Ordering::SeqCst) {
-            loop {
-                std::thread::park();
-            }
+        while self.leaving.swap(true, Ordering::SeqCst) {
+            rustix::event::pause();
         }
         self.terminal.close();
     }
@@ -169,19 +124,19 @@ pub(super) struct Out;
 
 impl fmt::Write for Out {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for (number, row) in text.split('\n').enumerate() {
-            if number > 0 {
-                write_out(b"\r\n");
-            }
-            write_out(row.as_bytes());
+        for row in text.split_inclusive('\n') {
+            let (text, end) = row
+                .strip_suffix('\n')
+                .map_or((row, ""), |row| (row, "\r\n"));
+            write_out(text.as_bytes());
+            write_out(end.as_bytes());
         }
         Ok(())
     }
 }
 
 /// Writes to the console's output and returns when it is done, or when there is nobody to read it.
-pub(super) fn write_out(mut bytes: &[u8]) {
-    use rustix::event::{PollFd, PollFlags, poll};
+fn write_out(mut bytes: &[u8]) {
     let out = rustix::stdio::stdout();
     while !bytes.is_empty() {
         match rustix::io::write(out, bytes) {
@@ -214,10 +169,10 @@ impl Machine for &'static Vkernel {
     }
 
     fn read_console(&self, buffer: &mut [u8]) -> usize {
-        let taken = buffer
-            .iter_mut()
-            .map_while(|place| self.input.pop().map(|byte| *place = byte));
-        taken.count()
+        let places = buffer.iter_mut();
+        places
+            .map_while(|place| self.input.pop().map(|byte| *place = byte))
+            .count()
     }
 
     fn console_event(&self) -> &Event {
@@ -225,8 +180,8 @@ impl Machine for &'static Vkernel {
     }
 
     fn write_trace(&self, bytes: &[u8]) -> usize {
-        let trace = self.trace.as_ref();
-        trace.map_or(0, |mut file| file.write(bytes).unwrap_or(0))
+        let file = self.trace.as_ref();
+        file.map_or(0, |mut file| file.write(bytes).unwrap_or(0))
     }
 
     fn command_line(&self) -> &str {
@@ -238,11 +193,10 @@ impl Machine for &'static Vkernel {
     }
 
     fn networks(&self) -> Vec<Box<dyn NetworkDevice>> {
-        let card = |cable: &'static HostCable| {
-            cable.open(executor::current().node());
-            Box::new(Vke::new(Arc::new(cable))) as Box<dyn NetworkDevice>
-        };
-        self.cables.iter().map(card).collect()
+        let cables = self.cables().iter();
+        cables
+            .map(|cable| Box::new(Vke::new(cable.clone())) as Box<dyn NetworkDevice>)
+            .collect()
     }
 
     fn power_button(&self) -> Option<&Event> {
@@ -254,16 +208,19 @@ impl Machine for &'static Vkernel {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let _ = writeln!(
             out,
-            "process {} on {} {} ({}), {} of its {cores} cores",
+            "process {} on {} {}, {cores} cores; {} KiB of memory",
             std::process::id(),
             host.sysname().to_string_lossy(),
             host.release().to_string_lossy(),
-            host.machine().to_string_lossy(),
-            self.cpus.count().min(cores)
+            self.memory_bytes >> 10
         );
-        let _ = writeln!(out, "{} KiB of memory", self.memory_bytes >> 10);
-        for (number, cable) in self.cables.iter().enumerate() {
-            let _ = writeln!(out, "vke{number} is plugged into {cable}");
+        for (number, cable) in self.cables().iter().enumerate() {
+            let what = if cable.plug.is_tap {
+                "tap device"
+            } else {
+                "LAN"
+            };
+            let _ = writeln!(out, "vke{number}: plugged into {what} {}", cable.plug.name);
         }
     }
 }

@@ -9,14 +9,13 @@
 //! doorbell. See docs/decisions/vkernel.md.
 //! Source: DragonFly `sys/platform/vkernel64`, vkernel(7); the options are its.
 
-use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use core::fmt::Display;
 use std::eprintln;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -35,6 +34,7 @@ pub mod machine;
 pub mod options;
 pub mod terminal;
 
+use cable::HostCable;
 use machine::Vkernel;
 use options::Options;
 
@@ -74,7 +74,7 @@ pub fn main() -> ExitCode {
         Ok(never) => match never {},
         Err(Refused(why)) => {
             if let Some(machine) = MACHINE.get() {
-                machine.terminal().close();
+                machine.terminal.close();
             }
             eprintln!("vkernel: {why}");
             ExitCode::FAILURE
@@ -83,26 +83,32 @@ pub fn main() -> ExitCode {
 }
 
 fn start(options: &Options) -> Result<core::convert::Infallible, Refused> {
+    if options.verbose {
+        eprintln!("vkernel: {options:?}");
+    }
     // The terminal first: its watcher is a process of its own, and must hold nothing that is opened later.
     let terminal = terminal::Terminal::open();
     let pid_file = options.pid_file.as_deref().map(hold_pid_file).transpose()?;
-    let memory = |error: &dyn Display| Refused::new("no memory", error, "ask for less by -m");
+    let memory = |why: &dyn Display| Refused::new("no memory", why, "ask for less by -m");
     arena::reserve(1, options.memory_bytes).map_err(|error| memory(&error))?;
     let arena = Arena::take(false).ok_or_else(|| memory(&"it is taken"))?;
-    let machine = Vkernel::new(options, terminal, pid_file)?;
+    let machine = Vkernel::new(options, terminal)?;
     let machine = MACHINE.get_or_init(|| machine);
 
-    let node = Node::new(options.cpus, Arc::new(machine));
+    let node = Node::new(usize::from(options.cpus), Arc::new(machine));
     node.set_zones(arena.zones());
-    // It belongs to the node, which is never dropped.
-    core::mem::forget(arena);
-    machine.set_node(node.clone());
+    // Held as long as the process lives.
+    core::mem::forget((arena, pid_file));
+    let plugs = options.interfaces.iter().enumerate();
+    let cables = plugs.map(|(number, plug)| HostCable::plug(plug, number, &node).map(Arc::new));
+    let _ = machine.cables.set(cables.collect::<Result<_, _>>()?);
+    let _ = machine.node.set(node.clone());
     let signals = |error| Refused::new("no signals", error, "is this Linux?");
     debugger::give_fault_stack();
     debugger::catch().map_err(signals)?;
     let signals = attendant::block_signals().map_err(signals)?;
-    machine.terminal().make_raw();
-    for id in (0..options.cpus as u16).rev().map(CpuId) {
+    machine.terminal.make_raw();
+    for id in (0..options.cpus).rev().map(CpuId) {
         let node = node.clone();
         let body = move || run_cpu(machine, &node, id);
         let thread = thread::Builder::new().name(id.to_string()).spawn(body);
@@ -115,7 +121,7 @@ fn start(options: &Options) -> Result<core::convert::Infallible, Refused> {
 /// A CPU's thread.
 fn run_cpu(machine: &'static Vkernel, node: &Arc<Node>, id: CpuId) {
     debugger::give_fault_stack();
-    machine.cpus().prepare(id);
+    machine.cpus.prepare(id);
     let cpu = node.cpu(id);
     // SAFETY: this thread enters this CPU, and no other thread does; the node is never dropped.
     unsafe { cpu.enter() };
@@ -125,28 +131,20 @@ fn run_cpu(machine: &'static Vkernel, node: &Arc<Node>, id: CpuId) {
     cpu.run();
 }
 
-/// Makes the pid file ours, as long as the process lives.
+/// Makes the pid file ours, as long as it is open.
 fn hold_pid_file(path: &Path) -> Result<File, Refused> {
-    let refused = |why: Box<dyn Display>, remedy| Refused::new(path.display(), why, remedy);
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(|error| refused(Box::new(error), "name a file that can be written by -p"))?;
+    let refused = |why: &dyn Display, remedy| Refused::new(path.display(), why, remedy);
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false);
+    let remedy = "name a file that can be written by -p";
+    let mut file = options.open(path).map_err(|why| refused(&why, remedy))?;
     if file.try_lock().is_err() {
-        let mut pid = String::new();
-        // A file that cannot be read names nobody.
-        let _ = file.read_to_string(&mut pid);
+        let pid = std::fs::read_to_string(path).unwrap_or_default();
         let why = format!("held by the kernel with pid {}", pid.trim());
-        return Err(refused(
-            Box::new(why),
-            "end that one, or name another file by -p",
-        ));
+        return Err(refused(&why, "end that one, or name another file by -p"));
     }
     file.set_len(0)
         .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(|error| refused(Box::new(error), "is the disk full?"))?;
+        .map_err(|why| refused(&why, remedy))?;
     Ok(file)
 }

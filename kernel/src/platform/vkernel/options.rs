@@ -8,12 +8,10 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, value_parser};
 
-/// The least memory, in bytes.
-const MIN_MEMORY_BYTES: usize = 16 << 20;
-/// The most interfaces, as DragonFly's.
-pub const MAX_INTERFACES: usize = 16;
+/// The least memory, and more than any host has.
+const MEMORY_BYTES: core::ops::Range<usize> = 16 << 20..1 << 46;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -25,7 +23,7 @@ Examples:
 
 On the console: ^\\ shows what every CPU does (help, cpus, trace, continue, reboot, quit).
 Signals: TERM shuts down in order, and at once when it comes again; INT is ^C at the prompt; QUIT is ^\\.
-Exit status: 0 powered off, 1 cannot start, 2 wrong command line, 3 a panic or `quit` in the debugger, 143 ended by
+Exit status: 0 powered off; 1 cannot start; 2 wrong command line; 3 a panic, or `quit` in the debugger; 143 ended by
 TERM before it was shut down.";
 
 /// Anax as a process: boots to a prompt on this terminal. `poweroff` ends it.
@@ -33,8 +31,8 @@ TERM before it was shut down.";
 #[command(name = "vkernel", version, after_help = AFTER_HELP)]
 pub struct Options {
     /// Virtual CPUs, each a thread of the host: 1 to 64
-    #[arg(short = 'n', value_name = "CPUS", default_value = "2", value_parser = cpus)]
-    pub cpus: usize,
+    #[arg(short = 'n', value_name = "CPUS", default_value = "2", value_parser = value_parser!(u16).range(1..=64))]
+    pub cpus: u16,
     /// Memory: a number with K, M or G; at least 16M. The kernel gets no more
     #[arg(short = 'm', value_name = "SIZE", default_value = "256M", value_parser = memory)]
     pub memory_bytes: usize,
@@ -46,128 +44,171 @@ pub struct Options {
     #[arg(short = 'e', value_name = "NAME=VALUE", value_parser = environment_word)]
     pub environment: Vec<String>,
     /// Bind CPU n to core n of the host (map), or to none
-    #[arg(short = 'l', value_name = "map|any", default_value = "any")]
-    pub pinning: Pinning,
+    #[arg(short = 'l', value_name = "map|any", default_value = "any", value_parser = ["map", "any"])]
+    pub pinning: String,
     /// Keep the pid in this file, locked while the kernel lives
     #[arg(short = 'p', value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
-    /// Say on stderr what is done to start
+    /// Say on stderr what it is started with
     #[arg(short = 'v')]
     pub verbose: bool,
     /// Console commands to run at boot, one a line
     #[arg(long, value_name = "FILE")]
     pub rc: Option<PathBuf>,
-    /// Write the binary trace to this file; `-e trace=on` records from the start
+    /// Write the binary trace to this file while `trace stream` is on
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-}
-
-/// Where the CPUs' threads run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Pinning {
-    /// CPU n on core n, modulo their number.
-    Map,
-    /// Wherever the host likes.
-    Any,
 }
 
 /// What an interface is plugged into.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plug {
-    /// The other end.
-    pub end: End,
+    /// A tap device's name, or else a socket's path.
+    pub name: String,
+    /// It is a tap device of the host, no socket.
+    pub is_tap: bool,
     /// The Ethernet address, if it was given.
     pub mac: Option<[u8; 6]>,
 }
 
-/// The other end of a cable.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
-    /// A port of a virtual LAN.
-    Socket(PathBuf),
-    /// A tap device of the host.
-    Tap(String),
-}
-
 impl Plug {
     fn parse(text: &str) -> Result<Self, String> {
-        let (end, mac) = match text.rsplit_once('=') {
-            Some((end, mac)) => (end, Some(parse_mac(mac)?)),
-            None => (text, None),
-        };
-        let is_interface =
-            |name: &str| !name.contains('/') && Path::new("/sys/class/net").join(name).exists();
-        let end = match end.strip_prefix("tap:") {
-            Some(name) => End::Tap(name.to_string()),
-            None if is_interface(end) => End::Tap(end.to_string()),
-            None => End::Socket(PathBuf::from(end)),
-        };
-        if let End::Tap(name) = &end
-            && !(1..16).contains(&name.len())
-        {
-            return Err(format!("`{name}` is no interface's name (1 to 15 bytes)"));
+        let (end, mac) = text
+            .rsplit_once('=')
+            .map_or((text, None), |(end, mac)| (end, Some(mac)));
+        let mac = mac.map(|mac| {
+            parse_mac(mac).ok_or_else(|| {
+                format!("`{mac}` is no card's address; write it like 02:00:00:00:00:01")
+            })
+        });
+        let known = !end.contains('/') && Path::new("/sys/class/net").join(end).exists();
+        let tap = end.strip_prefix("tap:").or(known.then_some(end));
+        if tap.is_some_and(|name| !(1..16).contains(&name.len())) {
+            return Err(format!("`{end}` is no interface's name (1 to 15 bytes)"));
         }
-        Ok(Self { end, mac })
+        Ok(Self {
+            name: tap.unwrap_or(end).to_string(),
+            is_tap: tap.is_some(),
+            mac: mac.transpose()?,
+        })
     }
 }
 
-fn parse_mac(text: &str) -> Result<[u8; 6], String> {
-    let mut mac = [0; 6];
-    let mut parts = text.split(':');
-    let whole = mac.iter_mut().all(|byte| {
-        let part = parts.next().filter(|part| (1..=2).contains(&part.len()));
-        part.and_then(|part| u8::from_str_radix(part, 16).ok())
-            .map(|value| *byte = value)
-            .is_some()
-    });
-    if !whole || parts.next().is_some() {
-        return Err(format!(
-            "`{text}` is no Ethernet address; write it like 02:00:00:00:00:01"
-        ));
-    }
-    if mac[0] & 1 != 0 || mac == [0; 6] {
-        return Err(format!(
-            "{text} is no address of one card; begin it with 02"
-        ));
-    }
-    Ok(mac)
-}
-
-fn cpus(text: &str) -> Result<usize, String> {
-    let count = text.parse().ok().filter(|count| (1..=64).contains(count));
-    count.ok_or_else(|| "give 1 to 64 CPUs".to_string())
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let bytes = text.split(':').map(|part| u8::from_str_radix(part, 16));
+    let mac: [u8; 6] = bytes.collect::<Result<Vec<_>, _>>().ok()?.try_into().ok()?;
+    (mac[0] & 1 == 0 && mac != [0; 6]).then_some(mac)
 }
 
 fn memory(text: &str) -> Result<usize, String> {
-    let (number, shift) = match text.char_indices().last() {
-        Some((at, 'k' | 'K')) => (&text[..at], 10),
-        Some((at, 'm' | 'M')) => (&text[..at], 20),
-        Some((at, 'g' | 'G')) => (&text[..at], 30),
-        _ => (text, 0),
+    let unit = text
+        .find(['k', 'K', 'm', 'M', 'g', 'G'])
+        .unwrap_or(text.len());
+    let shift = match &text[unit..] {
+        "" => 0,
+        "k" | "K" => 10,
+        "m" | "M" => 20,
+        "g" | "G" => 30,
+        _ => return Err("give a number with K, M or G, such as 256M".to_string()),
     };
-    let bytes = number.parse::<usize>().ok();
+    let bytes = text[..unit].parse::<usize>().ok();
     let bytes = bytes.and_then(|number| number.checked_mul(1 << shift));
-    match bytes {
-        Some(bytes) if (MIN_MEMORY_BYTES..1 << 46).contains(&bytes) => Ok(bytes),
-        Some(_) => Err("give at least 16M, and what the host has at most".to_string()),
-        None => Err("give a number with K, M or G, such as 256M".to_string()),
-    }
+    bytes
+        .filter(|bytes| MEMORY_BYTES.contains(bytes))
+        .ok_or_else(|| "give at least 16M and at most what the host has".to_string())
 }
 
 /// A word, quoted as the kernel's command line wants it.
 fn environment_word(text: &str) -> Result<String, String> {
+    let special = |c: char| c.is_whitespace() || c == '"' || c == '\'';
     let (name, value) = text.split_once('=').unwrap_or((text, ""));
-    if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c == '"' || c == '\'') {
+    if name.is_empty() || name.contains(special) {
         return Err("give NAME=VALUE".to_string());
     }
     let quoted = |quote| value.len() >= 2 && value.starts_with(quote) && value.ends_with(quote);
-    let plain = !value.contains(|c: char| c.is_whitespace() || c == '"' || c == '\'');
-    if plain || quoted('"') || quoted('\'') {
+    if !value.contains(special) || quoted('"') || quoted('\'') {
         return Ok(text.to_string());
     }
-    let quote = ['"', '\'']
+    match ['"', '\'']
         .into_iter()
-        .find(|quote| !value.contains(*quote));
-    let quote = quote.ok_or_else(|| format!("both kinds of quotes in the value of {name}"))?;
-    Ok(format!("{name}={quote}{value}{quote}"))
+        .find(|quote| !value.contains(*quote))
+    {
+        Some(quote) => Ok(format!("{name}={quote}{value}{quote}")),
+        None => Err(format!("both kinds of quotes in the value of {name}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_has_units_and_limits() {
+        assert_eq!(memory("16M"), Ok(16 << 20));
+        assert_eq!(memory("1g"), Ok(1 << 30));
+        assert_eq!(memory("16384K"), Ok(16 << 20));
+        assert_eq!(memory("16777216"), Ok(16 << 20));
+        for wrong in [
+            "",
+            "M",
+            "15M",
+            "x",
+            "16MM",
+            "16T",
+            "-1",
+            "99999999999999999999G",
+            "99999999999G",
+        ] {
+            assert!(memory(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn interfaces_are_sockets_or_taps_with_an_address_or_without() {
+        let parsed = |text| {
+            let plug = Plug::parse(text).unwrap();
+            (plug.name, plug.is_tap, plug.mac)
+        };
+        let mac = Some([2, 0, 0, 0, 0, 0xaf]);
+        assert_eq!(
+            parsed("lan/a.sock"),
+            ("lan/a.sock".to_string(), false, None)
+        );
+        assert_eq!(parsed("a=2:0:0:0:0:af"), ("a".to_string(), false, mac));
+        assert_eq!(
+            parsed("tap:t=02:00:00:00:00:af"),
+            ("t".to_string(), true, mac)
+        );
+        // Every Linux has it.
+        assert_eq!(parsed("lo"), ("lo".to_string(), true, None));
+        for wrong in [
+            "a=",
+            "a=2:0:0:0:0",
+            "a=2:0:0:0:0:0:0",
+            "a=3:0:0:0:0:0",
+            "a=0:0:0:0:0:0",
+            "tap:",
+            "tap:0123456789abcdef",
+        ] {
+            assert!(Plug::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn words_reach_the_kernel_as_they_were_meant() {
+        use crate::config::Environment;
+        for (text, name, value) in [
+            ("hostname=a", "hostname", "a"),
+            ("quiet", "quiet", ""),
+            ("rc=echo a; echo 'b c'", "rc", "echo a; echo 'b c'"),
+            ("rc='echo a; echo \"b\"'", "rc", "echo a; echo \"b\""),
+            ("x=say \"it\"", "x", "say \"it\""),
+        ] {
+            let environment = Environment::parse(&environment_word(text).unwrap());
+            assert_eq!(environment.get(name), Some(value), "{text}");
+        }
+        for wrong in ["", "=a", "a b=c", "x= \"'"] {
+            assert!(environment_word(wrong).is_err(), "{wrong}");
+        }
+    }
 }

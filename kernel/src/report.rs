@@ -1,0 +1,51 @@
+//! What is printed when a kernel cannot go on, the same on every machine.
+//!
+//! The machine's own panic code calls these between its own lines: where it happened, and what came before.
+
+use core::fmt::{Result, Write};
+
+use executor::Node;
+
+/// How many trace records a panic prints.
+pub const TRACE_RECORDS: usize = 64;
+
+/// Which CPU and thread it is that panics: the current ones.
+///
+/// # Errors
+/// The writer's.
+pub fn write_headline(out: &mut dyn Write) -> Result {
+    let Some(cpu) = executor::try_current() else {
+        return writeln!(out, "\npanic outside of every CPU");
+    };
+    match cpu.running_thread() {
+        Some((id, name, site)) => writeln!(
+            out,
+            "\npanic on {} in thread {id} ({name}, spawned at {site})",
+            cpu.id()
+        ),
+        None => writeln!(out, "\npanic on {} outside of any thread", cpu.id()),
+    }
+}
+
+/// The last `count` trace records of all CPUs, the newest at the end. Allocates; the CPUs should have stopped.
+///
+/// # Errors
+/// The writer's.
+pub fn write_trace(out: &mut dyn Write, node: &Node, count: usize) -> Result {
+    let records = node.last_trace_records(count);
+    let records = &records[records.len().saturating_sub(count)..];
+    if !records.is_empty() {
+        writeln!(out, "the last {} trace records:", records.len())?;
+    }
+    for (cpu, record) in records {
+        let seconds = record.time_ns / 1_000_000_000;
+        let micros = record.time_ns / 1000 % 1_000_000;
+        let name = record.event().map_or("unknown event", |event| event.name());
+        let (small, thread, arg) = (record.small(), record.thread(), record.arg());
+        writeln!(
+            out,
+            "  [{seconds:4}.{micros:06}] {cpu} {name} small={small} thread={thread} arg={arg:#x}"
+        )?;
+    }
+    Ok(())
+}
