@@ -11,6 +11,7 @@ usage: ./run.sh [COMMAND] [OPTIONS]
 
   boot     boot the kernel in QEMU, its console on this terminal (Ctrl-A X leaves); the default
   vkernel  the kernel as a process: no QEMU, no root, a prompt at once (`poweroff` ends it)
+  sim      whole clusters of kernels from one seed, in virtual time: faults, promises, replay
   carp     two nodes and a client on a virtual LAN: watch an address fail over
   trace    record every CPU's executor: trace.pftrace (Perfetto) and trace.html
   test     every test there is; the last line counts them
@@ -26,7 +27,7 @@ HELP
 word=${1:-boot}
 case $word in
     help | -h | --help) usage; exit 0 ;;
-    boot | vkernel | carp | trace | test | bench | iso | lan) shift || true ;;
+    boot | vkernel | sim | carp | trace | test | bench | iso | lan) shift || true ;;
     -*) word=boot ;; # options alone: ./run.sh --cpus 8
     *) usage >&2; printf '\nrun.sh: unknown command: %s\n' "$word" >&2; exit 2 ;;
 esac

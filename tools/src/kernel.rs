@@ -34,7 +34,15 @@ pub fn build() -> Result<PathBuf> {
 pub fn build_vkernel() -> Result<PathBuf> {
     let built = host::target_directory().join("process/vkernel");
     let path = env::var_os("ANAX_VKERNEL").map_or(built, PathBuf::from);
-    build_unless_named("ANAX_VKERNEL", path, vkernel_command)
+    build_unless_named("ANAX_VKERNEL", path, || {
+        process_command(&["-p", "kernel", "--features", "process", "--bin", "vkernel"])
+    })
+}
+
+/// Brings the simulator up to date and says where it is.
+pub fn build_sim() -> Result<PathBuf> {
+    let path = host::target_directory().join("process/sim");
+    build_unless_named("ANAX_SIM", path, || process_command(&["-p", "sim"]))
 }
 
 fn build_unless_named(
@@ -60,12 +68,12 @@ fn build_unless_named(
     Ok(kernel)
 }
 
-/// The cargo command that builds the kernel as a process: a program for the host.
-fn vkernel_command() -> Command {
+/// The cargo command that builds a program which holds kernels, for the host.
+fn process_command(what: &[&str]) -> Command {
     let mut command = Command::new(env::var("ANAX_CARGO").unwrap_or("cargo".to_owned()));
     command.current_dir(host::checkout()).stdin(Stdio::null());
     command.args(["build", "--quiet", "--locked", "--profile", "process"]);
-    command.args(["-p", "kernel", "--features", "process", "--bin", "vkernel"]);
+    command.args(what);
     command
 }
 

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tools::command::{bench, boot, build, carp, iso, lan, test, trace, vkernel};
+use tools::command::{bench, boot, build, carp, iso, lan, sim, test, trace, vkernel};
 use tools::host::Interrupted;
 
 /// Boots Anax, connects its nodes and shows what they do.
@@ -30,6 +30,7 @@ enum Command {
     Bench(bench::Arguments),
     Iso(iso::Arguments),
     Lan(lan::Arguments),
+    Sim(sim::Arguments),
     Test(test::Arguments),
     Trace(trace::Arguments),
     Vkernel(vkernel::Arguments),
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Iso(arguments) => iso::run(arguments),
         Command::Test(arguments) => test::run(arguments),
         Command::Lan(arguments) => lan::run(arguments),
+        Command::Sim(arguments) => sim::run(arguments),
         Command::Trace(arguments) => trace::run(arguments),
         Command::Vkernel(arguments) => vkernel::run(arguments),
     };

@@ -65,7 +65,7 @@ fn plan(random: &mut Random, options: &Options) -> Plan {
                 )
             };
             let program = program.with_threads(kept);
-            let ledger = Arc::new(Ledger::new(&program));
+            let ledger = Arc::new(Ledger::new(&program, cpus));
             ledgers.push(ledger.clone());
             let program = Arc::new(program);
             world.add_node(Settings {

@@ -6,6 +6,7 @@ pub mod build;
 pub mod carp;
 pub mod iso;
 pub mod lan;
+pub mod sim;
 pub mod test;
 pub mod trace;
 pub mod vkernel;

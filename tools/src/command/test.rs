@@ -29,6 +29,8 @@ enum Part {
     Host,
     /// loom models of the lock-free parts
     Models,
+    /// A thousand seeds of each of the simulator's scenarios
+    Seeds,
     /// Whole systems: under QEMU, and as processes
     System,
 }
@@ -45,6 +47,9 @@ pub struct Arguments {
     #[arg(short, long)]
     verbose: bool,
 }
+
+/// Seeds of each scenario, from 1 on.
+const SEEDS: &str = "1000";
 
 /// What a part came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -124,8 +129,6 @@ fn run_part(part: Part, arguments: &Arguments) -> Result<Tally> {
                 "--quiet",
                 "--locked",
                 "--workspace",
-                "--features",
-                "kernel/process",
                 "--all-targets",
                 "--",
                 "-D",
@@ -148,12 +151,8 @@ fn run_part(part: Part, arguments: &Arguments) -> Result<Tally> {
                 "--quiet",
                 "--locked",
                 "--workspace",
-                "--features",
-                "kernel/process",
                 "--exclude",
                 "tests",
-                "--features",
-                "kernel/process",
             ]),
             arguments,
         ),
@@ -173,6 +172,7 @@ fn run_part(part: Part, arguments: &Arguments) -> Result<Tally> {
             command.env("CARGO_TARGET_DIR", host::target_directory().join("loom"));
             tests(command, arguments)
         }
+        Part::Seeds => seeds(),
         Part::System => {
             let mut command = cargo(&["test", "--quiet", "--locked", "-p", "tests"]);
             for kind in [NodeKind::VM, NodeKind::Vkernel] {
@@ -187,6 +187,26 @@ fn run_part(part: Part, arguments: &Arguments) -> Result<Tally> {
             tests(command, arguments)
         }
     }
+}
+
+/// Each scenario is one test. A seed that fails is shown as `./run.sh sim` shows it.
+fn seeds() -> Result<Tally> {
+    let sim = kernel::build_sim()?;
+    let list = Command::new(&sim).args(["--scenario", "list"]).output()?;
+    let mut tally = Tally::default();
+    for line in String::from_utf8_lossy(&list.stdout).lines() {
+        let scenario = line.split_whitespace().next().unwrap_or_default();
+        let run = Command::new(&sim)
+            .args(["--scenario", scenario, "--seeds", SEEDS])
+            .output()?;
+        if run.status.success() {
+            tally.add(Tally::PASSED);
+        } else {
+            println!("{}", String::from_utf8_lossy(&run.stdout));
+            tally.add(Tally::FAILED);
+        }
+    }
+    Ok(tally)
 }
 
 fn cargo(arguments: &[&str]) -> Command {

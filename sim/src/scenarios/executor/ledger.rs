@@ -28,7 +28,7 @@ struct ThreadNotes {
     sleeps_until_ns: AtomicU64,
 }
 
-/// Messages of one sender to one port.
+/// Messages of one CPU to one port.
 #[derive(Default)]
 struct Lane {
     sent: AtomicU32,
@@ -45,10 +45,8 @@ struct EventNotes {
 pub struct Ledger {
     threads: Vec<ThreadNotes>,
     ports: usize,
-    /// By sender and port.
+    /// By sending CPU and port.
     lanes: Vec<Lane>,
-    /// Senders that move: their messages may overtake each other.
-    moves: Vec<bool>,
     events: Vec<EventNotes>,
     /// How many threads have not come to their end.
     left: AtomicU32,
@@ -62,18 +60,13 @@ pub struct Ledger {
 
 impl Ledger {
     /// Empty notes for this program.
-    pub fn new(program: &Program) -> Self {
+    pub fn new(program: &Program, cpus: usize) -> Self {
         let threads = program.threads.len();
         Self {
             threads: (0..threads).map(|_| ThreadNotes::default()).collect(),
             ports: program.ports.len(),
-            lanes: (0..threads * program.ports.len())
+            lanes: (0..cpus * program.ports.len())
                 .map(|_| Lane::default())
-                .collect(),
-            moves: program
-                .threads
-                .iter()
-                .map(|thread| thread.movable)
                 .collect(),
             events: (0..program.events.len())
                 .map(|_| EventNotes::default())
@@ -168,27 +161,20 @@ impl Ledger {
         })
     }
 
-    /// The number of the next message of a sender to a port.
-    pub fn sends(&self, sender: usize, port: usize) -> u32 {
-        self.lanes[sender * self.ports + port]
-            .sent
-            .fetch_add(1, Ordering::Relaxed)
-            + 1
+    /// The number of the next message of a CPU to a port.
+    pub fn sends(&self, cpu: u16, port: usize) -> u32 {
+        let lane = &self.lanes[usize::from(cpu) * self.ports + port];
+        lane.sent.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// A server handles message `number` of a sender.
-    pub fn handles(&self, sender: usize, port: usize, number: u32) {
-        let before = self.lanes[sender * self.ports + port]
-            .handled
-            .fetch_add(1, Ordering::Relaxed);
-        if !self.moves[sender] && number != before + 1 {
+    /// A server handles message `number` of a CPU.
+    pub fn handles(&self, cpu: u16, port: usize, number: u32) {
+        let lane = &self.lanes[usize::from(cpu) * self.ports + port];
+        let before = lane.handled.fetch_add(1, Ordering::Relaxed);
+        if number != before + 1 {
             self.break_promise(
                 "messages are handled once each, and in order per sender",
-                || {
-                    format!(
-                        "port {port} handles message {number} of thread {sender} after {before}"
-                    )
-                },
+                || format!("port {port} handles message {number} of cpu{cpu} after {before}"),
             );
         }
     }
@@ -271,10 +257,10 @@ impl Ledger {
                 lane.handled.load(Ordering::Relaxed),
             );
             if sent != handled {
-                let (sender, port) = (at / self.ports, at % self.ports);
+                let (cpu, port) = (at / self.ports, at % self.ports);
                 return Some((
                     "messages are handled once each, and in order per sender",
-                    format!("thread {sender} sent {sent} to port {port}, which handled {handled}"),
+                    format!("cpu{cpu} sent {sent} to port {port}, which handled {handled}"),
                 ));
             }
         }

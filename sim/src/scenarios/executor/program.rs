@@ -33,6 +33,8 @@ pub enum Operation {
     Call { port: usize, later: bool },
     /// Sends to a port so many times and does not wait; more than a ring holds, now and then.
     Post { port: usize, count: u32 },
+    /// Has an IPI function on that CPU send to a port.
+    Relay { cpu: u16, port: usize },
     /// Calls a port, waits a little, and walks away.
     WalkAway { port: usize },
     /// Holds one or two tokens over a few awaits.
@@ -146,7 +148,7 @@ fn invent(
 ) -> Operation {
     let cpu = random.below(cpus as u64) as u16;
     let port = random.below(ports as u64) as usize;
-    match random.below(16) {
+    match random.below(17) {
         0 => {
             let limit_ns = *random.pick(&[1_000, 100_000, 5 * MS]);
             Operation::Sleep(random.below(limit_ns))
@@ -175,7 +177,8 @@ fn invent(
             cpu,
             bytes: *random.pick(&[1, 16, 100, 300, 2_000, 20_000, 100_000]),
         },
-        14 => Operation::Spawn {
+        14 => Operation::Relay { cpu, port },
+        15 => Operation::Spawn {
             cpu,
             sleeps: random.below(2) == 0,
         },
@@ -183,11 +186,24 @@ fn invent(
     }
 }
 
-/// A request: the thread that asks, and the number of its message on this port.
+/// A request: the CPU that it was sent on, and its number among those of this CPU on this port.
 struct Work {
-    sender: usize,
+    cpu: u16,
     number: u32,
     later: bool,
+}
+
+impl Work {
+    fn new(ledger: &Ledger, port: usize, later: bool) -> Self {
+        let cpu = current_cpu().0;
+        let number = ledger.sends(cpu, port);
+        Self { cpu, number, later }
+    }
+
+    /// What the reply must be.
+    fn answer(&self) -> u64 {
+        u64::from(self.cpu) << 32 | u64::from(self.number)
+    }
 }
 
 impl Message for Work {
@@ -196,17 +212,20 @@ impl Message for Work {
 
 /// A message that nobody waits for.
 struct Note {
-    sender: usize,
+    cpu: u16,
     number: u32,
+}
+
+impl Note {
+    fn new(ledger: &Ledger, port: usize) -> Self {
+        let cpu = current_cpu().0;
+        let number = ledger.sends(cpu, port);
+        Self { cpu, number }
+    }
 }
 
 impl Message for Note {
     type Reply = ();
-}
-
-/// What the reply to a message must be.
-fn answer(sender: usize, number: u32) -> u64 {
-    (sender as u64) << 32 | u64::from(number)
 }
 
 /// The server of a port.
@@ -229,9 +248,8 @@ impl Serve<Work> for Echo {
         if message.later {
             return Put::Later(message);
         }
-        self.ledger
-            .handles(message.sender, self.port, message.number);
-        Put::Done(answer(message.sender, message.number))
+        self.ledger.handles(message.cpu, self.port, message.number);
+        Put::Done(message.answer())
     }
 
     fn queue(pending: Pending<Work>) -> Queued {
@@ -241,8 +259,7 @@ impl Serve<Work> for Echo {
 
 impl Serve<Note> for Echo {
     fn put(&self, message: Note) -> Put<Note> {
-        self.ledger
-            .handles(message.sender, self.port, message.number);
+        self.ledger.handles(message.cpu, self.port, message.number);
         Put::Done(())
     }
 
@@ -257,23 +274,26 @@ async fn serve(port: Port<Echo>) {
     loop {
         match port.receive().await {
             Queued::Work(pending) => {
-                let Work { sender, number, .. } = *pending.message();
-                port.server()
-                    .ledger
-                    .handles(sender, port.server().port, number);
+                let Echo {
+                    port: number,
+                    ledger,
+                } = port.server();
+                ledger.handles(pending.message().cpu, *number, pending.message().number);
                 served += 1;
                 match served % 4 {
                     0 => yield_now().await,
                     1 => sleep_until(now_ns() + 20_000).await,
                     _ => {}
                 }
-                pending.reply(answer(sender, number));
+                let answer = pending.message().answer();
+                pending.reply(answer);
             }
             Queued::Note(pending) => {
-                let Note { sender, number } = *pending.message();
-                port.server()
-                    .ledger
-                    .handles(sender, port.server().port, number);
+                let Echo {
+                    port: number,
+                    ledger,
+                } = port.server();
+                ledger.handles(pending.message().cpu, *number, pending.message().number);
                 pending.reply(());
             }
         }
@@ -483,12 +503,8 @@ async fn common(shared: &Shared, number: usize, operation: &Operation, cpus: u16
             }
         }
         Operation::Call { port, later } => {
-            let message = Work {
-                sender: number,
-                number: ledger.sends(number, port),
-                later,
-            };
-            let expected = answer(number, message.number);
+            let message = Work::new(ledger, port, later);
+            let expected = message.answer();
             let reply = shared.ports[port].call(message).await;
             if reply != expected {
                 ledger.break_promise("a caller gets its own reply", || {
@@ -498,26 +514,26 @@ async fn common(shared: &Shared, number: usize, operation: &Operation, cpus: u16
         }
         Operation::Post { port, count } => {
             for _ in 0..count {
-                let number_there = ledger.sends(number, port);
-                shared.ports[port].post(Note {
-                    sender: number,
-                    number: number_there,
-                });
+                shared.ports[port].post(Note::new(ledger, port));
             }
         }
+        Operation::Relay { cpu, port } => {
+            let (handle, notes) = (shared.ports[port].clone(), ledger.clone());
+            run_on(CpuId(cpu), move |_: &Cpu| {
+                handle.post(Note::new(&notes, port))
+            })
+            .await;
+        }
         Operation::WalkAway { port } => {
-            let message = Work {
-                sender: number,
-                number: ledger.sends(number, port),
-                later: true,
-            };
+            let message = Work::new(ledger, port, true);
+            let expected = message.answer();
             let call = pin!(shared.ports[port].call(message));
             let pause = pin!(sleep_until(now_ns() + 5_000));
             if let Either::Left((reply, _)) = select(call, pause).await
-                && reply >> 32 != number as u64
+                && reply != expected
             {
                 ledger.break_promise("a caller gets its own reply", || {
-                    format!("thread {number} gets {reply:#x}")
+                    format!("thread {number} gets {reply:#x} for {expected:#x}")
                 });
             }
         }
