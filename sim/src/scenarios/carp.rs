@@ -144,7 +144,7 @@ fn misfortune(
     let later_ns = at_ns + 1 + random.below(2 * settle_ns);
     let undone = random.below(3) != 0;
     let sound = Act::Cable(node, Cable::default());
-    let (act, undo) = match random.below(12) {
+    let (act, undo) = match random.below(13) {
         0 | 1 => (Act::Crash(node), Act::Boot(node)),
         2 => (Act::PowerButton(node), Act::Boot(node)),
         3 => (Act::Freeze(node), Act::Thaw(node)),
@@ -199,7 +199,8 @@ fn misfortune(
             };
             (Act::Cable(node, cable), sound)
         }
-        10 => {
+        10 => (Act::Type(node, "reboot".to_owned()), Act::Boot(node)),
+        11 => {
             let line = |weight: u64| format!("carp demote maintenance {weight}");
             (
                 Act::Type(node, line(random.within(1..=240))),

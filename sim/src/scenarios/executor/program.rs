@@ -51,8 +51,12 @@ pub enum Operation {
     RunOn(u16),
     /// Runs a function on every CPU in a row.
     Chain,
-    /// Allocates here, frees there.
-    Pass { cpu: u16, bytes: usize },
+    /// Allocates so many pieces of memory here, keeps them over an await, frees every other one here and the rest there.
+    Pass {
+        cpu: u16,
+        bytes: usize,
+        count: usize,
+    },
     /// Spawns a thread there and waits for its end.
     Spawn { cpu: u16, sleeps: bool },
     /// Moves.
@@ -175,7 +179,8 @@ fn invent(
         13 if random.below(3) == 0 => Operation::Chain,
         13 => Operation::Pass {
             cpu,
-            bytes: *random.pick(&[1, 16, 100, 300, 2_000, 20_000, 100_000]),
+            bytes: *random.pick(&[1, 16, 100, 300, 2_000, 12_000, 20_000, 100_000]),
+            count: *random.pick(&[1, 1, 2, 40]),
         },
         14 => Operation::Relay { cpu, port },
         15 => Operation::Spawn {
@@ -550,13 +555,17 @@ async fn common(shared: &Shared, number: usize, operation: &Operation, cpus: u16
             }
         }
         Operation::Chain => chain_over(ledger, cpus).await,
-        Operation::Pass { cpu, bytes } => {
-            let memory = vec![0x5a_u8; bytes];
-            let whole = run_on(CpuId(cpu), move |_: &Cpu| {
-                memory.iter().all(|byte| *byte == 0x5a)
-            })
-            .await;
-            if !whole {
+        Operation::Pass { cpu, bytes, count } => {
+            let mark = number as u8;
+            let mut pieces: Vec<Vec<u8>> = (0..count).map(|_| vec![mark; bytes]).collect();
+            yield_now().await;
+            let mut at = 0;
+            pieces.retain(|_| {
+                at += 1;
+                at % 2 == 0
+            });
+            let whole = move |_: &Cpu| pieces.iter().flatten().all(|byte| *byte == mark);
+            if !run_on(CpuId(cpu), whole).await {
                 ledger.break_promise("memory has one owner", || {
                     format!("what thread {number} sent has changed")
                 });
