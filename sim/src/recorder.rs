@@ -21,6 +21,8 @@ pub struct Recorder {
     records: Vec<Vec<Record>>,
     /// By CPU of the cluster: how many records of its ring were taken.
     taken: Vec<u64>,
+    /// By node: how often it was switched on. Numbers begin anew each time, and must not meet their namesakes.
+    boots: Vec<u32>,
     /// By CPU of the cluster: names its node has given numbers to, which count from 1.
     names_known: Vec<usize>,
     /// Number of a CPU's name in the cluster.
@@ -38,6 +40,7 @@ impl Recorder {
             cpus_per_node,
             records: vec![Vec::new(); count],
             taken: vec![0; count],
+            boots: vec![0; nodes],
             names_known: vec![0; count],
             numbers: HashMap::new(),
             names: Vec::new(),
@@ -53,13 +56,16 @@ impl Recorder {
     /// A node has been switched on: its rings begin anew.
     pub fn booted(&mut self, node: usize) {
         let cpus = node * self.cpus_per_node..(node + 1) * self.cpus_per_node;
+        self.boots[node] += 1;
         self.taken[cpus.clone()].fill(0);
         self.names_known[cpus.clone()].fill(0);
         self.numbers.retain(|(cpu, _), _| !cpus.contains(cpu));
     }
 
-    /// Takes what CPU `cpu` of `node` has recorded since the last call.
-    pub fn take(&mut self, node: usize, cpu: usize, now_ns: u64, kernel: &Node) {
+    /// Takes what CPU `cpu` of `node` has recorded in a step that lasted from `now_ns` to `end_ns`: a poll ends when the
+    /// step does, everything else happens at its beginning.
+    pub fn take(&mut self, node: usize, cpu: usize, (now_ns, end_ns): (u64, u64), kernel: &Node) {
+        let mut at_ns = now_ns;
         let at = node * self.cpus_per_node + cpu;
         let cpu = kernel.cpu(CpuId(cpu as u16));
         let mut batch = [Record::default(); 64];
@@ -70,7 +76,10 @@ impl Recorder {
             }
             self.taken[at] = first + count as u64;
             for record in &batch[..count] {
-                let record = self.translate(at, node, now_ns, *record, kernel);
+                if record.event() == Some(Event::RunEnd) {
+                    at_ns = end_ns;
+                }
+                let record = self.translate(at, node, at_ns, *record, kernel);
                 self.records[at].push(record);
             }
         }
@@ -88,16 +97,16 @@ impl Recorder {
         let first = (node * self.cpus_per_node) as u8;
         let (mut small, mut arg) = (record.small(), record.arg());
         // A message's number has the CPU that sent it in its six highest bits.
-        let message = |id: u32| (id & 0x3ff_ffff) | ((id >> 26) + u32::from(first) & 63) << 26;
+        let boot = self.boots[node];
+        let message = |id: u32| {
+            let cpu = ((id >> 26) + u32::from(first)) & 63;
+            cpu << 26 | (id.wrapping_add(boot << 21) & 0x3ff_ffff)
+        };
         match record.event() {
-            Some(
-                Event::Wake
-                | Event::IpiSend
-                | Event::IpiDoorbellSaved
-                | Event::IpiReceive
-                | Event::Migrate,
-            ) => {
+            Some(Event::Wake | Event::Migrate) => small = small.wrapping_add(first),
+            Some(Event::IpiSend | Event::IpiDoorbellSaved | Event::IpiReceive) => {
                 small = small.wrapping_add(first);
+                arg = arg.wrapping_add(boot << 24);
             }
             Some(Event::PortQueue) => (small, arg) = (small.wrapping_add(first), message(arg)),
             Some(Event::PortReply | Event::PortDequeue | Event::PortInline) => arg = message(arg),

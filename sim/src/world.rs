@@ -344,7 +344,13 @@ impl World {
         let (next_ns, stepped) = running.step(cpu, now_ns, clock, &mut self.random);
         self.next_ns[index] = next_ns;
         if let Some(recorder) = &mut self.recorder {
-            recorder.take(node, cpu, now_ns, running.node());
+            // A CPU that fell asleep did nothing else in this step.
+            let end_ns = if running.sleeps(cpu).is_some() {
+                now_ns
+            } else {
+                next_ns
+            };
+            recorder.take(node, cpu, (now_ns, end_ns), running.node());
         }
         match stepped {
             Stepped::On => {}
