@@ -6,7 +6,7 @@ mod terminal;
 
 use running::{Running, vkernel};
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -276,14 +276,9 @@ fn the_trace_goes_to_its_file() {
 
 /// The exit status and what was said on stderr.
 fn refused(words: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(vkernel())
-        .args(words)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    assert!(output.stdout.is_empty(), "it has begun to boot");
-    (
-        output.status.code(),
-        String::from_utf8_lossy(&output.stderr).into_owned(),
-    )
+    let said = tempfile::NamedTempFile::new().unwrap();
+    let mut command = Command::new(vkernel());
+    command.args(words).stderr(said.reopen().unwrap());
+    let code = Running::spawn(&mut command).ended();
+    (code, fs::read_to_string(said.path()).unwrap())
 }
