@@ -171,6 +171,18 @@ fn a_panic_says_where_and_what_and_ends_as_told() {
 }
 
 #[test]
+fn a_panic_while_sixty_four_cpus_start_stops_them_all() {
+    let words = ["-n", "64", "-e", "panic=poweroff", "-e", "rc=panic yes"];
+    for _ in 0..10 {
+        let mut kernel = Running::start(&words);
+        let text = kernel.expect("powering off");
+        assert!(text.contains("panic on cpu0 in thread "), "{text}");
+        assert!(!text.contains("does not stop"), "{text}");
+        assert_eq!(kernel.ended(), Some(3));
+    }
+}
+
+#[test]
 fn memory_that_is_used_up_ends_in_a_report() {
     let folder = tempfile::tempdir().unwrap();
     let rc = folder.path().join("rc");

@@ -121,10 +121,10 @@ fn start(options: &Options) -> Result<core::convert::Infallible, Refused> {
 /// A CPU's thread.
 fn run_cpu(machine: &'static Vkernel, node: &Arc<Node>, id: CpuId) {
     debugger::give_fault_stack();
-    machine.cpus.prepare(id);
     let cpu = node.cpu(id);
     // SAFETY: this thread enters this CPU, and no other thread does; the node is never dropped.
     unsafe { cpu.enter() };
+    machine.cpus.prepare(id);
     if id == CpuId(0) {
         crate::start::start(Arc::new(machine), node.clone());
     }
