@@ -23,6 +23,18 @@ fn it_boots_to_a_prompt_with_one_four_and_sixty_four_cpus_and_powers_off() {
 }
 
 #[test]
+fn the_least_memory_is_enough_for_as_many_cpus_as_may_have_it() {
+    for (cpus, memory) in [("16", "16M"), ("64", "64M")] {
+        let mut kernel = Running::start(&["-n", cpus, "-m", memory, "-e", "panic=poweroff"]);
+        kernel.expect("anax# ");
+        kernel.say("workload 1");
+        kernel.expect(" 0 wrong answers");
+        kernel.say("poweroff");
+        assert_eq!(kernel.ended(), Some(0), "{cpus} CPUs");
+    }
+}
+
+#[test]
 fn kernel_environment_and_start_up_commands_come_from_the_command_line() {
     let folder = tempfile::tempdir().unwrap();
     let rc = folder.path().join("rc");
@@ -239,6 +251,8 @@ fn what_cannot_be_done_is_refused_with_a_remedy() {
         code == Some(1) && text.starts_with("vkernel: /nonexistent: "),
         "{text}"
     );
+    let (code, text) = refused(&["-n", "64", "-m", "63M"]);
+    assert!(code == Some(1) && text.contains("by -m"), "{text}");
     let wrong: &[&[&str]] = &[
         &["-n", "0"],
         &["-n", "65"],

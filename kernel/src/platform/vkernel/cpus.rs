@@ -71,6 +71,8 @@ pub(super) fn new_eventfd() -> Result<OwnedFd, Refused> {
 /// The CPUs of the machine.
 pub struct Cpus {
     start: Instant,
+    /// The host's.
+    pub(super) cores: usize,
     pinned: bool,
     list: Box<[VirtualCpu]>,
     next_look_ns: AtomicU64,
@@ -92,6 +94,7 @@ impl Cpus {
         };
         Ok(Self {
             start: Instant::now(),
+            cores: std::thread::available_parallelism().map_or(1, |n| n.get()),
             pinned,
             list: (0..count).map(cpu).collect::<Result<_, _>>()?,
             next_look_ns: AtomicU64::new(0),
@@ -109,9 +112,8 @@ impl Cpus {
         // A deadline is met to the nanosecond, not to the default 50 us. Without it timers are late, no more.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
         if self.pinned {
-            let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
             let mut set = rustix::thread::CpuSet::new();
-            set.set(id.index() % cores);
+            set.set(id.index() % self.cores);
             // Where the host forbids it, the CPU runs where it may.
             let _ = rustix::thread::sched_setaffinity(None, &set);
         }

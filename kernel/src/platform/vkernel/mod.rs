@@ -86,6 +86,10 @@ fn start(options: &Options) -> Result<core::convert::Infallible, Refused> {
     if options.verbose {
         eprintln!("vkernel: {options:?}");
     }
+    if options.memory_bytes < usize::from(options.cpus) << 20 {
+        let why = "a CPU needs 1M";
+        return Err(Refused::new("not enough memory", why, "ask for more by -m"));
+    }
     // The terminal first: its watcher is a process of its own, and must hold nothing that is opened later.
     let terminal = terminal::Terminal::open();
     let pid_file = options.pid_file.as_deref().map(hold_pid_file).transpose()?;
