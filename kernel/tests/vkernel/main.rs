@@ -5,7 +5,9 @@ mod running;
 mod terminal;
 
 use running::{Running, vkernel};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -75,13 +77,37 @@ fn sigterm_shuts_down_in_order() {
 }
 
 #[test]
-fn a_second_sigterm_ends_a_kernel_that_cannot_shut_down() {
+fn sigterm_ends_a_kernel_that_stands_still_at_once() {
     let mut kernel = Running::start(&[]);
     kernel.expect("anax# ");
     kernel.signal("QUIT");
     kernel.expect("db> ");
     kernel.signal("TERM");
     assert_eq!(kernel.ended(), Some(143));
+}
+
+#[test]
+fn sigterm_ends_a_kernel_that_does_not_shut_down() {
+    for terms in [1, 2] {
+        let mut command = Command::new(vkernel());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let output = child.stdout.take().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        input.write_all("help\n".repeat(800).as_bytes()).unwrap();
+        // Nobody reads: its console ends up in a write that does not return.
+        let limit = Instant::now() + running::PATIENCE;
+        while rustix::io::ioctl_fionread(&output).unwrap() < 60_000 {
+            assert!(Instant::now() < limit, "the pipe does not fill up");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let mut kernel = Running::attach(child, File::from(OwnedFd::from(input)), None);
+        for _ in 0..terms {
+            kernel.signal("TERM");
+        }
+        assert_eq!(kernel.ended(), Some(143));
+        drop(output);
+    }
 }
 
 #[test]
