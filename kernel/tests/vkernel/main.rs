@@ -5,7 +5,9 @@ mod running;
 mod terminal;
 
 use running::{Running, vkernel};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,18 @@ fn it_boots_to_a_prompt_with_one_four_and_sixty_four_cpus_and_powers_off() {
         kernel.say("sysctl kern.ncpu hw.machine");
         kernel.expect(&format!("kern.ncpu: {cpus}\r\n"));
         kernel.expect("hw.machine: vkernel\r\n");
+        kernel.say("poweroff");
+        assert_eq!(kernel.ended(), Some(0), "{cpus} CPUs");
+    }
+}
+
+#[test]
+fn the_least_memory_is_enough_for_as_many_cpus_as_may_have_it() {
+    for (cpus, memory) in [("16", "16M"), ("64", "64M")] {
+        let mut kernel = Running::start(&["-n", cpus, "-m", memory, "-e", "panic=poweroff"]);
+        kernel.expect("anax# ");
+        kernel.say("workload 1");
+        kernel.expect(" 0 wrong answers");
         kernel.say("poweroff");
         assert_eq!(kernel.ended(), Some(0), "{cpus} CPUs");
     }
@@ -63,13 +77,42 @@ fn sigterm_shuts_down_in_order() {
 }
 
 #[test]
-fn a_second_sigterm_ends_a_kernel_that_cannot_shut_down() {
+fn sigterm_ends_a_kernel_that_stands_still_at_once() {
     let mut kernel = Running::start(&[]);
     kernel.expect("anax# ");
     kernel.signal("QUIT");
     kernel.expect("db> ");
     kernel.signal("TERM");
     assert_eq!(kernel.ended(), Some(143));
+}
+
+#[test]
+fn sigterm_ends_a_kernel_that_does_not_shut_down() {
+    for terms in [1, 2] {
+        let mut command = Command::new(vkernel());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let output = child.stdout.take().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        input.write_all("help\n".repeat(800).as_bytes()).unwrap();
+        // Nobody reads: its console ends up in a write that does not return.
+        let limit = Instant::now() + running::PATIENCE;
+        let waiting = || rustix::io::ioctl_fionread(&output).unwrap();
+        let (mut before, mut since) = (waiting(), Instant::now());
+        while before < 60_000 || since.elapsed() < Duration::from_millis(500) {
+            assert!(Instant::now() < limit, "the pipe does not fill up");
+            std::thread::sleep(Duration::from_millis(5));
+            if waiting() != before {
+                (before, since) = (waiting(), Instant::now());
+            }
+        }
+        let mut kernel = Running::attach(child, File::from(OwnedFd::from(input)), None);
+        for _ in 0..terms {
+            kernel.signal("TERM");
+        }
+        assert_eq!(kernel.ended(), Some(143));
+        drop(output);
+    }
 }
 
 #[test]
@@ -92,13 +135,20 @@ fn reboot_keeps_pid_and_options() {
 fn the_quit_character_shows_every_cpu_and_continue_goes_on() {
     let mut kernel = Running::start(&["-n", "4"]);
     kernel.expect("anax# ");
-    for _ in 0..3 {
+    // Some may still be busy with the start.
+    let limit = Instant::now() + running::PATIENCE;
+    let mut idle = false;
+    while !idle {
+        assert!(Instant::now() < limit, "never idle");
         kernel.send("\x1c");
-        for cpu in 0..4 {
-            kernel.expect(&format!("cpu{cpu}: idle; "));
-            kernel.expect(" queued to run; IPIs: ");
-        }
-        kernel.expect("db> ");
+        let shown = kernel.expect("db> ");
+        let lines: Vec<_> = shown.lines().filter(|line| !line.is_empty()).collect();
+        let cpus = &lines[lines.len() - 4..];
+        idle = cpus.iter().enumerate().fold(true, |idle, (id, line)| {
+            assert!(line.starts_with(&format!("cpu{id}: ")), "{shown}");
+            assert!(line.contains(" queued to run; IPIs: "), "{shown}");
+            idle && line.contains(": idle; ")
+        });
         kernel.say("continue");
         kernel.say("echo alive");
         kernel.expect("\r\nalive\r\n");
@@ -127,7 +177,7 @@ fn the_debugger_names_what_a_busy_cpu_runs() {
         kernel.say("continue");
     }
     kernel.say("trace 5");
-    kernel.expect("the last 5 trace records:\r\n");
+    kernel.expect("the last 10 trace records:\r\n");
     kernel.say("nonsense");
     kernel.expect("not a command: nonsense");
     kernel.say("reboot");
@@ -143,7 +193,7 @@ fn a_panic_says_where_and_what_and_ends_as_told() {
     kernel.expect("panic on cpu0 in thread ");
     kernel.expect("(console, spawned at kernel/src/start.rs:");
     kernel.expect("kernel/src/commands/machine.rs:");
-    kernel.expect("the last 64 trace records:");
+    kernel.expect(" trace records:\r\n");
     kernel.expect("powering off");
     assert_eq!(kernel.ended(), Some(3));
 
@@ -154,7 +204,7 @@ fn a_panic_says_where_and_what_and_ends_as_told() {
     kernel.say("cpus");
     kernel.expect("cpu0: in thread ");
     kernel.expect("(console, spawned at ");
-    kernel.expect("cpu1: idle; ");
+    kernel.expect("\r\ncpu1: ");
     kernel.say("continue");
     kernel.expect("cannot go on");
     kernel.say("quit");
@@ -169,6 +219,18 @@ fn a_panic_says_where_and_what_and_ends_as_told() {
 }
 
 #[test]
+fn a_panic_while_sixty_four_cpus_start_stops_them_all() {
+    let words = ["-n", "64", "-e", "panic=poweroff", "-e", "rc=panic yes"];
+    for _ in 0..10 {
+        let mut kernel = Running::start(&words);
+        let text = kernel.expect("powering off");
+        assert!(text.contains("panic on cpu0 in thread "), "{text}");
+        assert!(!text.contains("does not stop"), "{text}");
+        assert_eq!(kernel.ended(), Some(3));
+    }
+}
+
+#[test]
 fn memory_that_is_used_up_ends_in_a_report() {
     let folder = tempfile::tempdir().unwrap();
     let rc = folder.path().join("rc");
@@ -176,7 +238,9 @@ fn memory_that_is_used_up_ends_in_a_report() {
     fs::write(&rc, "true\n".repeat(1 << 20)).unwrap();
     let rc = rc.to_str().unwrap();
     let words = ["-m", "16M", "-e", "panic=poweroff", "--rc", rc];
-    let mut kernel = Running::start(&words);
+    // The host's library has something to say as well, on stderr.
+    let mut command = Command::new(vkernel());
+    let mut kernel = Running::spawn(command.args(words).stderr(Stdio::null()));
     kernel.expect("panic on cpu0 in thread ");
     kernel.expect("SIGABRT: out of memory");
     kernel.expect("powering off");
@@ -223,6 +287,8 @@ fn what_cannot_be_done_is_refused_with_a_remedy() {
         code == Some(1) && text.starts_with("vkernel: /nonexistent: "),
         "{text}"
     );
+    let (code, text) = refused(&["-n", "64", "-m", "63M"]);
+    assert!(code == Some(1) && text.contains("by -m"), "{text}");
     let wrong: &[&[&str]] = &[
         &["-n", "0"],
         &["-n", "65"],
@@ -274,14 +340,9 @@ fn the_trace_goes_to_its_file() {
 
 /// The exit status and what was said on stderr.
 fn refused(words: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(vkernel())
-        .args(words)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    assert!(output.stdout.is_empty(), "it has begun to boot");
-    (
-        output.status.code(),
-        String::from_utf8_lossy(&output.stderr).into_owned(),
-    )
+    let said = tempfile::NamedTempFile::new().unwrap();
+    let mut command = Command::new(vkernel());
+    command.args(words).stderr(said.reopen().unwrap());
+    let code = Running::spawn(&mut command).ended();
+    (code, fs::read_to_string(said.path()).unwrap())
 }
