@@ -1,8 +1,11 @@
-//! x86 interrupt controllers and CPU start, as plain code over traits.
+//! What an x86 machine is made of, as plain code over traits.
 //!
 //! [`LocalApic`] (xAPIC and x2APIC behind one type), [`IoApic`], [`message`] (MSI), [`start`] (the broadcast
 //! INIT-SIPI-SIPI and who answered), and [`tables`] (the MADT, FADT, HPET and MCFG, and the `_S5_` package of
-//! the DSDT). The kernel's pc64 platform is the one user. Everything that touches hardware goes through a
+//! the DSDT). Around them: what a boot loader hands over ([`boot_info`]), the arithmetic of clocks ([`scale`],
+//! [`kvm_clock`]) and which interrupt vectors are taken ([`vector_map`]).
+//!
+//! The kernel's pc64 platform is the one user. Everything that touches hardware goes through a
 //! trait that the platform implements, because the machines that we test on lack half of it: QEMU's TCG has
 //! neither x2APIC nor TSC-deadline, so that those paths run under `cargo test` against fake registers.
 //!
@@ -13,12 +16,16 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod boot_info;
 pub mod io_apic;
+pub mod kvm_clock;
 pub mod local_apic;
 pub mod message;
+pub mod scale;
 pub mod sleep_package;
 pub mod start;
 pub mod tables;
+pub mod vector_map;
 
 pub use io_apic::IoApic;
 pub use local_apic::LocalApic;

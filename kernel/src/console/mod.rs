@@ -23,6 +23,7 @@ use crate::platform::Machine;
 use line_editor::{Edit, LineEditor};
 use terminal::Terminal;
 
+pub mod byte_ring;
 pub mod line_editor;
 pub mod terminal;
 

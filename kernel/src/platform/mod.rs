@@ -13,7 +13,7 @@ use crate::network::NetworkDevice;
 
 #[cfg(feature = "process")]
 pub mod arena;
-#[cfg(any(test, all(feature = "pc64", target_os = "none")))]
+#[cfg(all(feature = "pc64", target_os = "none"))]
 pub mod pc64;
 #[cfg(feature = "process")]
 pub mod sim;

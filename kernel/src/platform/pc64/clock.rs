@@ -14,7 +14,7 @@
 use super::features::Features;
 use super::machine::Apic;
 use super::physical;
-use super::scale::Scale;
+use apic::scale::Scale;
 use apic::tables::{Firmware, Register};
 use x86_64::instructions::port::Port;
 

@@ -3,8 +3,8 @@
 //! One producer, COM1's interrupt handler on CPU 0 (and the boot, before there are interrupts); one consumer,
 //! the console's thread. What does not fit into the ring is dropped and counted.
 
-use super::byte_ring::ByteRing;
 use super::serial;
+use crate::console::byte_ring::ByteRing;
 use executor::Event;
 
 /// The ring and its event.

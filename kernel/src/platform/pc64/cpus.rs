@@ -10,18 +10,18 @@
 //! not changed after. 2. A slot's stack and segments are used by the one CPU whose APIC id the slot has
 //! (the roster turns a second one away, and `trampoline.s` parks strangers).
 
-use super::boot_info::BootInfo;
 use super::clock::{self, Clock, Measurement};
 use super::features::Features;
 use super::machine::{Apic, Pc64, Processor, VECTORS};
 use super::segments::Segments;
 use super::stacks::{self, Stacks};
-use super::vector_map::VectorMap;
 use super::vectors::DOORBELL;
 use super::{image, paging, physical, power, traps};
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use apic::boot_info::BootInfo;
 use apic::start::{Delays, Roster, broadcast};
 use apic::tables::Firmware;
+use apic::vector_map::VectorMap;
 use conquer_once::spin::OnceCell;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};

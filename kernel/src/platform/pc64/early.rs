@@ -3,8 +3,8 @@
 //! Invariant: all of this runs once, on the boot processor, before any other CPU and before anything is
 //! allocated where the boot loader's block may lie.
 
-use super::boot_info::{BootInfo, BootInfoError};
 use super::{paging, physical};
+use apic::boot_info::{BootInfo, BootInfoError};
 
 /// Reads the boot loader's block.
 pub fn boot_info(magic: u32, block: u32) -> Result<BootInfo, BootInfoError> {

@@ -9,9 +9,9 @@
 //! Source: Intel SDM volume 3A, sections 2.5 and 4.6; volume 2A, CPUID. A leaf above the maximum answers
 //! with the last leaf's data, not with zeroes: `raw-cpuid` checks the maximum first.
 
-use super::kvm_clock::TimeInfo;
 use super::physical;
 use alloc::boxed::Box;
+use apic::kvm_clock::TimeInfo;
 use raw_cpuid::{CpuId, CpuIdReaderNative};
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags, Msr};

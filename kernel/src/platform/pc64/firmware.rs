@@ -6,12 +6,12 @@
 //! Invariant: ACPI tables lie in memory that the boot loader's map does not call usable, so that nobody
 //! writes them; the window shows them.
 
-use super::boot_info::{BootInfo, RootPointer};
 use super::features::Features;
 use super::hardware::LocalApicPage;
 use super::machine::Apic;
 use super::{cpus, paging, physical};
 use alloc::vec::Vec;
+use apic::boot_info::{BootInfo, RootPointer};
 use apic::tables::{self, Firmware};
 
 const RSDP_LEN: usize = 36;

@@ -4,20 +4,20 @@
 //! through a static (there is nowhere else that an interrupt could look before its CPU is a CPU of a node);
 //! everything else gets a reference.
 
-use super::boot_info::{BootInfo, Loader};
 use super::clock::Clock;
 use super::console::Console;
 use super::features::Features;
 use super::hardware::{IoApicPage, LocalApicPage};
 use super::memory::Summary;
-use super::vector_map::VectorMap;
 use super::vectors;
 use super::{cpus, fw_cfg, power, serial};
 use crate::platform::Machine;
 use alloc::vec::Vec;
+use apic::boot_info::{BootInfo, Loader};
 use apic::io_apic::{IoApic, Route};
 use apic::local_apic::{Alarm, LocalApic, Vectors};
 use apic::tables::Firmware;
+use apic::vector_map::VectorMap;
 use conquer_once::spin::OnceCell;
 use core::fmt;
 use executor::{Cpu, CpuId, Event, Platform};

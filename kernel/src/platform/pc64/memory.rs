@@ -7,8 +7,8 @@
 //! Invariant: the cursor only moves forward within a range that [`start`] took from the memory map, so that
 //! no byte is handed out twice.
 
-use super::boot_info::BootInfo;
 use super::{image, physical};
+use apic::boot_info::BootInfo;
 use conquer_once::spin::OnceCell;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ops::Range;

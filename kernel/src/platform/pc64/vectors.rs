@@ -5,7 +5,7 @@
 //! [`Vector::message`] into its MSI or MSI-X table. Vectors are numbers in the interrupt descriptor table,
 //! and lines in the executor's: the same number.
 //!
-//! Which are taken is a [`VectorMap`](super::vector_map::VectorMap) per CPU.
+//! Which are taken is a [`VectorMap`](apic::vector_map::VectorMap) per CPU.
 
 use super::machine::Pc64;
 use apic::message::{Message, message};
