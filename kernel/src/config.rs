@@ -18,10 +18,33 @@ pub enum PanicAction {
     /// Start the machine again (`panic=reboot`, the default: the CARP peer serves meanwhile).
     #[default]
     Reboot,
-    /// Stop all CPUs and keep the screen (`panic=halt`).
+    /// Stop all CPUs and ask at the debugger's prompt (`panic=halt`).
     Halt,
     /// Switch the machine off (`panic=poweroff`).
     PowerOff,
+}
+
+impl PanicAction {
+    /// What the last `panic=` of a kernel command line says. Allocates nothing: a kernel that has failed asks.
+    #[must_use]
+    pub fn of(command_line: &str) -> Self {
+        let value = |word| {
+            unquoted_ends(word)
+                .strip_prefix("panic=")
+                .map(unquoted_ends)
+        };
+        let last = boot_words(command_line).filter_map(value).last();
+        last.and_then(Self::named).unwrap_or_default()
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "reboot" => Some(Self::Reboot),
+            "halt" => Some(Self::Halt),
+            "poweroff" => Some(Self::PowerOff),
+            _ => None,
+        }
+    }
 }
 
 /// Host name when the command line gives none.
@@ -41,7 +64,7 @@ impl Environment {
     #[must_use]
     pub fn parse(command_line: &str) -> Self {
         let mut environment = Self::default();
-        for word in boot_words(command_line) {
+        for word in boot_words(command_line).map(unquoted) {
             let (name, value) = word.split_once('=').unwrap_or((&word, ""));
             if !name.is_empty() {
                 environment.set(name, value);
@@ -89,14 +112,6 @@ impl Environment {
             .unwrap_or(DEFAULT_HOSTNAME)
     }
 
-    /// What a panic ends in.
-    #[must_use]
-    pub fn panic_action(&self) -> PanicAction {
-        self.get("panic")
-            .and_then(panic_action_named)
-            .unwrap_or_default()
-    }
-
     /// Whether the boot messages stay off the console (they are in `dmesg` all the same).
     #[must_use]
     pub fn is_quiet(&self) -> bool {
@@ -116,22 +131,13 @@ impl Environment {
             ));
         }
         if let Some(action) = self.get("panic")
-            && panic_action_named(action).is_none()
+            && PanicAction::named(action).is_none()
         {
             complaints.push(format!(
                 "panic={action}: not reboot, halt or poweroff; using reboot"
             ));
         }
         complaints
-    }
-}
-
-fn panic_action_named(name: &str) -> Option<PanicAction> {
-    match name {
-        "reboot" => Some(PanicAction::Reboot),
-        "halt" => Some(PanicAction::Halt),
-        "poweroff" => Some(PanicAction::PowerOff),
-        _ => None,
     }
 }
 
@@ -142,28 +148,40 @@ fn is_hostname(name: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
 }
 
-/// Splits at blanks outside quotes; the quotes are taken off, what they hold is left alone (an
-/// `rc="..."` may use the other kind inside). An unclosed quote reaches to the end.
-fn boot_words(command_line: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut word = String::new();
+/// Splits at blanks outside quotes. An unclosed quote reaches to the end.
+fn boot_words(command_line: &str) -> impl Iterator<Item = &str> {
     let mut quote = None;
-    for c in command_line.chars() {
+    let words = command_line.split(move |c: char| {
         match quote {
             Some(open) if c == open => quote = None,
-            None if c == '"' || c == '\'' => quote = Some(c),
-            None if c.is_whitespace() => {
-                if !word.is_empty() {
-                    words.push(core::mem::take(&mut word));
-                }
-            }
-            _ => word.push(c),
+            None if is_quote(c) => quote = Some(c),
+            _ => {}
+        }
+        quote.is_none() && c.is_whitespace()
+    });
+    words.filter(|word| !word.is_empty())
+}
+
+fn is_quote(c: char) -> bool {
+    c == '"' || c == '\''
+}
+
+fn unquoted_ends(word: &str) -> &str {
+    word.trim_matches(is_quote)
+}
+
+/// A word without its quotes; what they hold is left alone (an `rc="..."` may use the other kind inside).
+fn unquoted(word: &str) -> String {
+    let mut quote = None;
+    let mut text = String::new();
+    for c in word.chars() {
+        match quote {
+            Some(open) if c == open => quote = None,
+            None if is_quote(c) => quote = Some(c),
+            _ => text.push(c),
         }
     }
-    if !word.is_empty() {
-        words.push(word);
-    }
-    words
+    text
 }
 
 /// One command of an rc text.
@@ -266,13 +284,12 @@ mod tests {
 
     #[test]
     fn command_line_becomes_names_and_values() {
-        let environment = Environment::parse(
-            "hostname=a  quiet rc=\"ifconfig carp0 create; ifconfig carp0 pass 'x y'\" \
-             panic=halt odd=1=2 =nameless hostname=b",
-        );
+        let line = "hostname=a  quiet rc=\"ifconfig carp0 create; ifconfig carp0 pass 'x y'\" \
+                    panic=halt odd=1=2 =nameless hostname=b";
+        let environment = Environment::parse(line);
         assert_eq!(environment.hostname(), "b");
         assert!(environment.is_quiet());
-        assert_eq!(environment.panic_action(), PanicAction::Halt);
+        assert_eq!(PanicAction::of(line), PanicAction::Halt);
         assert_eq!(environment.get("odd"), Some("1=2"));
         assert_eq!(
             environment.get("rc"),
@@ -283,10 +300,21 @@ mod tests {
     }
 
     #[test]
+    fn the_last_word_about_panics_counts_wherever_its_quotes_are() {
+        for line in [
+            "panic=halt panic=poweroff",
+            "panic='poweroff' rc=\"echo; panic=halt \"",
+            "\"panic=poweroff\" dont-panic=halt",
+        ] {
+            assert_eq!(PanicAction::of(line), PanicAction::PowerOff, "{line}");
+        }
+    }
+
+    #[test]
     fn nothing_given_means_defaults() {
         let environment = Environment::parse("");
         assert_eq!(environment.hostname(), "anax");
-        assert_eq!(environment.panic_action(), PanicAction::Reboot);
+        assert_eq!(PanicAction::of(""), PanicAction::Reboot);
         assert!(!environment.is_quiet());
     }
 
@@ -294,7 +322,7 @@ mod tests {
     fn a_known_name_with_a_senseless_value_is_complained_of_and_defaulted() {
         let environment = Environment::parse("panic=explode hostname=\"a b\"");
         assert_eq!(environment.hostname(), "anax");
-        assert_eq!(environment.panic_action(), PanicAction::Reboot);
+        assert_eq!(PanicAction::of("panic=explode"), PanicAction::Reboot);
         let complaints = environment.complaints();
         assert_eq!(complaints.len(), 2);
         assert!(complaints[1].contains("panic=explode"), "{complaints:?}");

@@ -14,6 +14,7 @@ extern crate std;
 pub mod commands;
 pub mod config;
 pub mod console;
+pub mod debugger;
 pub mod drivers;
 pub mod log;
 pub mod network;

@@ -33,8 +33,9 @@ pub fn write_headline(out: &mut dyn Write) -> Result {
 /// The writer's.
 pub fn write_trace(out: &mut dyn Write, node: &Node, count: usize) -> Result {
     let records = node.last_trace_records(count);
-    if !records.is_empty() {
-        writeln!(out, "the last {} trace records:", records.len())?;
+    match records.len() {
+        0 => writeln!(out, "no trace records: the trace was off")?,
+        length => writeln!(out, "the last {length} trace records:")?,
     }
     for (cpu, record) in records {
         let seconds = record.time_ns / 1_000_000_000;

@@ -17,6 +17,7 @@ on_both![
     poweroff_ends_the_process,
     a_panic_says_so_and_ends_as_it_was_told,
     a_panic_dumps_the_trace,
+    a_panic_that_halts_ends_in_the_debugger,
     an_idle_node_leaves_the_host_alone,
 ];
 
@@ -130,16 +131,16 @@ fn reboot_starts_a_vkernel_anew() {
 
 fn a_panic_says_so_and_ends_as_it_was_told(kind: NodeKind) {
     let _turn = Turn::take();
-    let mut anax = boot(&powers_off_on_panic(kind));
+    let mut anax = boot(&on_panic("poweroff", kind));
     let position = anax.console().position();
     anax.type_line("panic yes").unwrap();
     anax.wait_after(position, "panic", COMMAND_LIMIT).unwrap();
     anax.wait_for_exit(COMMAND_LIMIT).unwrap();
 }
 
-fn powers_off_on_panic(kind: NodeKind) -> NodeSpec {
+fn on_panic(action: &str, kind: NodeKind) -> NodeSpec {
     NodeSpec {
-        environment: vec![("panic".to_owned(), "poweroff".to_owned())],
+        environment: vec![("panic".to_owned(), action.to_owned())],
         ..node(kind)
     }
 }
@@ -155,7 +156,7 @@ fn a_panic_reboots_where_nothing_else_was_said() {
 /// A panic prints what every CPU did last.
 fn a_panic_dumps_the_trace(kind: NodeKind) {
     let _turn = Turn::take();
-    let mut anax = boot(&powers_off_on_panic(kind));
+    let mut anax = boot(&on_panic("poweroff", kind));
     run(&mut anax, "trace on");
     run(&mut anax, "ps");
     let position = anax.console().position();
@@ -163,6 +164,45 @@ fn a_panic_dumps_the_trace(kind: NodeKind) {
     anax.wait_for_exit(COMMAND_LIMIT).unwrap();
     let text = anax.console().text_since(position);
     assert!(text.contains("run end"), "trace records: {text}");
+}
+
+/// With `panic=halt` one can look around, and end it.
+fn a_panic_that_halts_ends_in_the_debugger(kind: NodeKind) {
+    let _turn = Turn::take();
+    let mut anax = boot(&on_panic("halt", kind));
+    run(&mut anax, "trace on");
+    run(&mut anax, "ps");
+    let mut say = |line: &str, end: &str| {
+        let position = anax.console().position();
+        anax.type_line(line).unwrap();
+        anax.wait_after(position, end, COMMAND_LIMIT).unwrap();
+        anax.console().text_since(position)
+    };
+    let report = say("panic yes", "halted\ndb> ");
+    assert!(report.contains("panic on cpu0 in thread "), "{report}");
+    let cpus = say("cpus", "\ndb> ");
+    assert!(cpus.contains("cpu0: in thread "), "{cpus}");
+    for cpu in 1..4 {
+        assert!(cpus.contains(&format!("cpu{cpu}: idle; ")), "{cpus}");
+    }
+    let trace = say("trace 5", "\ndb> ");
+    let records = trace.lines().filter(|line| line.contains(" small="));
+    assert!((5..=20).contains(&records.count()), "{trace}");
+    say("continue", "cannot go on; `reboot` or `quit`\ndb> ");
+    anax.type_line("quit").unwrap();
+    anax.wait_for_exit(COMMAND_LIMIT).unwrap();
+}
+
+/// `reboot` at the prompt ends QEMU, as everywhere: it is told not to start anew.
+#[test]
+fn the_debugger_reboots_a_vm() {
+    let _turn = Turn::take();
+    let mut vm = boot(&on_panic("halt", NodeKind::VM));
+    let position = vm.console().position();
+    vm.type_line("panic yes").unwrap();
+    vm.wait_after(position, "db> ", COMMAND_LIMIT).unwrap();
+    vm.type_line("reboot").unwrap();
+    vm.wait_for_exit(COMMAND_LIMIT).unwrap();
 }
 
 /// An idle node must cost its host next to nothing: no tick, no polling, and on a CPU that has nothing to do not one

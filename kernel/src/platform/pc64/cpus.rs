@@ -175,6 +175,7 @@ pub fn start(
                 apic_id,
                 slot,
                 vectors: VectorMap::new(),
+                note: OnceCell::uninit(),
             })
             .collect(),
         absent: absent.into_iter().map(|(_, &apic_id)| apic_id).collect(),

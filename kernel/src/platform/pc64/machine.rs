@@ -11,6 +11,7 @@ use super::hardware::{IoApicPage, LocalApicPage};
 use super::memory::Summary;
 use super::vectors;
 use super::{cpus, fw_cfg, power, serial};
+use crate::debugger::Note;
 use crate::platform::Machine;
 use alloc::vec::Vec;
 use apic::boot_info::{BootInfo, Loader};
@@ -35,7 +36,6 @@ pub const VECTORS: Vectors = Vectors {
 static MACHINE: OnceCell<Pc64> = OnceCell::uninit();
 
 /// A CPU of the machine.
-#[derive(Debug)]
 pub struct Processor {
     /// Its APIC id.
     pub apic_id: u32,
@@ -43,6 +43,8 @@ pub struct Processor {
     pub slot: usize,
     /// Its interrupt vectors.
     pub vectors: VectorMap,
+    /// What it was doing when a panic stopped it.
+    pub note: OnceCell<Note>,
 }
 
 /// Everything known about the machine. The order of `processors` is that of [`CpuId`].
@@ -122,6 +124,13 @@ impl Pc64 {
     /// The hardware side of a CPU.
     pub fn processor(&self, cpu: CpuId) -> Option<&Processor> {
         self.processors.get(cpu.index())
+    }
+
+    /// Keeps what a CPU is doing, for the debugger. The first note stays.
+    pub fn leave_note(&self, cpu: CpuId, note: Note) {
+        if let Some(processor) = self.processor(cpu) {
+            processor.note.try_init_once(|| note).ok();
+        }
     }
 
     /// Sends an ISA interrupt to a vector of a CPU. False: no I/O APIC has it.

@@ -1,19 +1,22 @@
 //! The end: what is printed when the kernel cannot go on, and how the machine is left.
 //!
-//! Message, place, running thread, backtrace, then the last trace records of every CPU, then reboot, halt or
-//! power off as `panic=` on the command line says (a node that reboots comes back; its CARP peer serves
-//! meanwhile). Everything goes out by synchronous writes to COM1 with the other CPUs stopped by NMI: no lock,
-//! no allocation before the trace records, and a panic during the panic cuts the report short instead of
-//! looping.
+//! Message, place, running thread, backtrace, then the last trace records of every CPU, then what `panic=` on
+//! the command line says: reboot (the node comes back; its CARP peer serves meanwhile), power off or the
+//! debugger's prompt. Everything goes out by synchronous writes to COM1 with the other CPUs stopped by NMI: no
+//! lock, no allocation before the trace records, and a panic during the panic cuts the report short instead of
+//! looping. The prompt reads COM1 by polling, with interrupts off; a command that panics leads back to it.
 
 use super::machine::Pc64;
 use super::traps::TrapFrame;
 use super::{cpus, image, power, serial, stacks};
+use crate::debugger::{self, Note, Stopped, Verdict};
 use crate::early_println;
 use crate::platform::Machine;
 use crate::report;
+use core::fmt;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU32, Ordering};
+use executor::{CpuId, Node};
 use x86_64::instructions::interrupts;
 use x86_64::registers::control::Cr2;
 
@@ -23,7 +26,8 @@ const FRAMES_MAX: usize = 32;
 static STAGE: AtomicU32 = AtomicU32::new(0);
 const REPORTING: u32 = 1;
 const TRACING: u32 = 2;
-const LEAVING: u32 = 3;
+const DECIDING: u32 = 3;
+const LEAVING: u32 = 4;
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
@@ -85,6 +89,9 @@ pub fn exception(frame: &TrapFrame) -> ! {
 /// A non-maskable interrupt: another CPU's panic, or the hardware's.
 pub fn non_maskable(frame: &TrapFrame) {
     if STAGE.load(Ordering::Acquire) != 0 {
+        if let (Some(machine), Some(cpu)) = (Pc64::get(), executor::try_current()) {
+            machine.leave_note(cpu.id(), Note::of(cpu));
+        }
         power::halt();
     }
     early_println!(
@@ -103,7 +110,7 @@ fn begin() {
             early_println!("\npanic during a panic: the report is cut short");
             match stage {
                 REPORTING => finish(),
-                TRACING => leave(),
+                TRACING | DECIDING => leave(),
                 _ => power::reboot(None),
             }
         }
@@ -178,37 +185,62 @@ fn print_backtrace(at: Option<u64>, mut frame_pointer: u64) {
 
 fn finish() -> ! {
     STAGE.store(TRACING, Ordering::Release);
-    if let Some(cpu) = executor::try_current() {
-        let out = &mut serial::Writer(serial::COM1);
-        let _ = report::write_trace(out, cpu.node(), report::TRACE_RECORDS);
+    if let Some(node) = node() {
+        let _ = report::write_trace(
+            &mut serial::Writer(serial::COM1),
+            node,
+            report::TRACE_RECORDS,
+        );
     }
     leave()
 }
 
+/// The current CPU's.
+fn node() -> Option<&'static Node> {
+    executor::try_current().map(executor::Cpu::node)
+}
+
 fn leave() -> ! {
-    STAGE.store(LEAVING, Ordering::Release);
+    STAGE.store(DECIDING, Ordering::Release);
     let Some(machine) = Pc64::get() else {
         power::halt()
     };
-    let word = |name: &str| {
-        machine
-            .command_line()
-            .split_whitespace()
-            .find_map(|word| word.strip_prefix(name))
-    };
-    match word("panic=") {
-        Some("halt") => {
-            early_println!("halted");
-            power::halt()
+    if let Some(cpu) = executor::try_current() {
+        machine.leave_note(cpu.id(), Note::of(cpu));
+    }
+    let verdict = debugger::failed(&mut Prompt(machine), node(), machine.command_line());
+    STAGE.store(LEAVING, Ordering::Release);
+    match verdict {
+        Verdict::PowerOff => machine.power_off(),
+        Verdict::Reboot | Verdict::Continue => machine.reboot(),
+    }
+}
+
+/// COM1, all by ourselves.
+struct Prompt(&'static Pc64);
+
+impl fmt::Write for Prompt {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        serial::Writer(serial::COM1).write_str(text)
+    }
+}
+
+impl Stopped for Prompt {
+    fn read_byte(&mut self) -> u8 {
+        loop {
+            if let Some(byte) = serial::COM1.receive() {
+                return byte;
+            }
+            core::hint::spin_loop();
         }
-        Some("poweroff") => {
-            early_println!("powering off");
-            machine.power_off()
-        }
-        _ => {
-            early_println!("rebooting");
-            machine.reboot()
-        }
+    }
+
+    fn echoes(&self) -> bool {
+        true
+    }
+
+    fn note(&self, cpu: CpuId) -> Option<Note> {
+        self.0.processor(cpu)?.note.try_get().ok().copied()
     }
 }
 

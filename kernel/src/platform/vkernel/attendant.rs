@@ -4,17 +4,19 @@
 //! no CPU: it never runs code of the kernel, and tells it things by queues and [`executor::Event`]s alone.
 
 use alloc::vec::Vec;
+use core::fmt;
 use core::time::Duration;
 use std::time::Instant;
 
+use executor::CpuId;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::stdio::stdin;
 
-use super::debugger::{self, Cause};
-use super::machine::Vkernel;
-use super::{EXIT_TERMINATED, MACHINE};
+use super::machine::{Out, Vkernel};
+use super::{EXIT_TERMINATED, MACHINE, panic};
+use crate::debugger::{Note, Stopped};
 
 /// Between two tries to plug a cable in again.
 const RECONNECT_INTERVAL: Duration = Duration::from_millis(250);
@@ -43,7 +45,7 @@ pub(super) struct Attendant {
     pub(super) machine: &'static Vkernel,
     signals: SignalFd,
     /// Read, and given to nobody yet.
-    pub(super) typed: Vec<u8>,
+    typed: Vec<u8>,
     input_is_open: bool,
     /// When an orderly shutdown has taken too long.
     deadline: Option<Instant>,
@@ -75,8 +77,8 @@ impl Attendant {
         }
         let timeout = [retry, left].into_iter().flatten().min();
         let signal = self.wait(timeout);
-        if debugger::has_failed() {
-            debugger::stand_still(self, Cause::Failure);
+        if panic::has_failed() {
+            panic::stand_still(self);
         }
         match signal {
             Some(Signal::SIGTERM) if self.deadline.is_some() => self.machine.exit(EXIT_TERMINATED),
@@ -85,7 +87,7 @@ impl Attendant {
                 self.machine.power_button.signal();
             }
             Some(Signal::SIGINT) => self.machine.type_bytes(&[CTRL_C]),
-            Some(Signal::SIGQUIT) => debugger::stand_still(self, Cause::Asked),
+            Some(Signal::SIGQUIT) => panic::stand_still(self),
             _ => {}
         }
         self.hand_over_input();
@@ -97,7 +99,7 @@ impl Attendant {
         while let Some(at) = self.typed.iter().position(is_quit) {
             self.machine.type_bytes(&self.typed[..at]);
             self.typed.drain(..=at);
-            debugger::stand_still(self, Cause::Asked);
+            panic::stand_still(self);
         }
         if !self.typed.is_empty() {
             self.machine.type_bytes(&self.typed);
@@ -106,7 +108,7 @@ impl Attendant {
     }
 
     /// Sleeps until there is something: a call, a signal, which it returns, or input.
-    pub(super) fn wait(&mut self, timeout: Option<Duration>) -> Option<Signal> {
+    fn wait(&mut self, timeout: Option<Duration>) -> Option<Signal> {
         let mut places = [
             PollFd::new(&self.signals, PollFlags::IN),
             PollFd::new(&self.machine.news, PollFlags::IN),
@@ -137,5 +139,30 @@ impl Attendant {
             .flatten()
             .filter(|_| signals)?;
         Signal::try_from(signal.ssi_signo as i32).ok()
+    }
+}
+
+impl fmt::Write for Attendant {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        Out.write_str(text)
+    }
+}
+
+impl Stopped for Attendant {
+    fn read_byte(&mut self) -> u8 {
+        while self.typed.is_empty() {
+            if let Some(Signal::SIGTERM) = self.wait(None) {
+                self.machine.exit(EXIT_TERMINATED);
+            }
+        }
+        self.typed.remove(0)
+    }
+
+    fn echoes(&self) -> bool {
+        false
+    }
+
+    fn note(&self, cpu: CpuId) -> Option<Note> {
+        self.machine.cpus.note(cpu)
     }
 }

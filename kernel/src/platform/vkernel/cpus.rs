@@ -10,9 +10,8 @@
 
 use alloc::boxed::Box;
 use core::num::NonZeroU64;
-use core::panic::Location;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -26,6 +25,7 @@ use rustix::thread::futex;
 use super::Refused;
 use super::cable::MAX_INTERFACES;
 use super::machine::Vkernel;
+use crate::debugger::Note;
 
 /// How long a busy CPU 0 leaves its cables alone.
 const POLL_INTERVAL_NS: u64 = 50_000;
@@ -34,23 +34,9 @@ const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// The signal that stops a CPU.
 pub const STOP_SIGNAL: Signal = Signal::SIGUSR1;
 
-/// What a stopped CPU was doing.
-#[derive(Clone, Copy, Debug)]
-pub struct Note {
-    /// Sleeping, with nothing to do.
-    pub idle: bool,
-    /// Number, name and spawn site of the running thread.
-    pub thread: Option<(u32, &'static str, &'static Location<'static>)>,
-    /// Polls since boot.
-    pub polls: u64,
-    /// Threads queued to run.
-    pub run_queue_length: u32,
-}
-
 struct VirtualCpu {
     doorbell: OwnedFd,
     deadline_ns: AtomicU64,
-    asleep: AtomicBool,
     thread: OnceLock<Pthread>,
     /// Points into the stack of the stopped CPU's handler; null while it runs.
     note: AtomicPtr<Note>,
@@ -87,7 +73,6 @@ impl Cpus {
             Ok(VirtualCpu {
                 doorbell: new_eventfd()?,
                 deadline_ns: AtomicU64::new(u64::MAX),
-                asleep: AtomicBool::new(false),
                 thread: OnceLock::new(),
                 note: AtomicPtr::new(ptr::null_mut()),
             })
@@ -170,12 +155,7 @@ pub(super) fn on_stop_signal(machine: &Vkernel) {
     };
     let cpus = &machine.cpus;
     let own = &cpus.list[cpu.id().index()];
-    let mut note = Note {
-        idle: own.asleep.load(Ordering::Relaxed),
-        thread: cpu.running_thread(),
-        polls: cpu.poll_count(),
-        run_queue_length: cpu.run_queue_length(),
-    };
+    let mut note = Note::of(cpu);
     own.note.store(&mut note, Ordering::Release);
     while cpus.stop.load(Ordering::SeqCst) != 0 {
         let _ = futex::wait(&cpus.stop, futex::Flags::PRIVATE, 1, None);
@@ -244,9 +224,7 @@ impl Platform for &'static Vkernel {
         }
         let timeout_ns =
             (deadline_ns != u64::MAX).then(|| deadline_ns.saturating_sub(self.clock_ns()));
-        own.asleep.store(true, Ordering::Relaxed);
         self.look(cpu, timeout_ns);
-        own.asleep.store(false, Ordering::Relaxed);
     }
 
     fn set_timer(&self, deadline_ns: Option<u64>) {

@@ -3,7 +3,7 @@
 //! A virtual CPU is a host thread ([`cpus`]), the memory an arena with a hard limit (`platform/arena.rs`), the console
 //! the process's own input and output ([`terminal`]), a network card a socket of the virtual LAN or a tap device
 //! ([`cable`]). The main thread is none of the kernel's: it is what hardware does beside the CPUs ([`attendant`]), and it
-//! holds the debugger's prompt when the kernel stands still ([`debugger`]).
+//! holds the debugger's prompt when the kernel stands still ([`panic`]).
 //!
 //! Decision: packets come without a thread of their own; an idle CPU 0 sleeps on its cables' descriptors beside its
 //! doorbell. See docs/decisions/vkernel.md.
@@ -29,9 +29,9 @@ use super::arena::{self, Arena};
 pub mod attendant;
 pub mod cable;
 pub mod cpus;
-pub mod debugger;
 pub mod machine;
 pub mod options;
+pub mod panic;
 pub mod terminal;
 
 use cable::HostCable;
@@ -108,8 +108,8 @@ fn start(options: &Options) -> Result<core::convert::Infallible, Refused> {
     let _ = machine.cables.set(cables.collect::<Result<_, _>>()?);
     let _ = machine.node.set(node.clone());
     let signals = |error| Refused::new("no signals", error, "is this Linux?");
-    debugger::give_fault_stack();
-    debugger::catch().map_err(signals)?;
+    panic::give_fault_stack();
+    panic::catch().map_err(signals)?;
     let signals = attendant::block_signals().map_err(signals)?;
     machine.terminal.make_raw();
     for id in (0..options.cpus).rev().map(CpuId) {
@@ -124,7 +124,7 @@ fn start(options: &Options) -> Result<core::convert::Infallible, Refused> {
 
 /// A CPU's thread.
 fn run_cpu(machine: &'static Vkernel, node: &Arc<Node>, id: CpuId) {
-    debugger::give_fault_stack();
+    panic::give_fault_stack();
     let cpu = node.cpu(id);
     // SAFETY: this thread enters this CPU, and no other thread does; the node is never dropped.
     unsafe { cpu.enter() };
