@@ -2,7 +2,7 @@
 //!
 //! [`LocalApic`] (xAPIC and x2APIC behind one type), [`IoApic`], [`message`] (MSI), [`start`] (the broadcast
 //! INIT-SIPI-SIPI and who answered), and [`tables`] (the MADT, FADT, HPET and MCFG, and the `_S5_` package of
-//! the DSDT). Around them: what a boot loader hands over ([`boot_info`]), the arithmetic of clocks ([`scale`],
+//! the DSDT). Around them: what a boot loader hands over ([`boot_info`]), the rate of the clock ([`clock`], [`scale`],
 //! [`kvm_clock`]) and which interrupt vectors are taken ([`vector_map`]).
 //!
 //! The kernel's pc64 platform is the one user. Everything that touches hardware goes through a
@@ -17,6 +17,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod boot_info;
+pub mod clock;
 pub mod io_apic;
 pub mod kvm_clock;
 pub mod local_apic;

@@ -10,7 +10,7 @@
 //! not changed after. 2. A slot's stack and segments are used by the one CPU whose APIC id the slot has
 //! (the roster turns a second one away, and `trampoline.s` parks strangers).
 
-use super::clock::{self, Clock, Measurement};
+use super::clock::{self, Measurement};
 use super::features::Features;
 use super::machine::{Apic, Pc64, Processor, VECTORS};
 use super::segments::Segments;
@@ -19,6 +19,7 @@ use super::vectors::DOORBELL;
 use super::{image, paging, physical, power, traps};
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use apic::boot_info::BootInfo;
+use apic::clock::Clock;
 use apic::start::{Delays, Roster, broadcast};
 use apic::tables::Firmware;
 use apic::vector_map::VectorMap;
@@ -118,7 +119,7 @@ pub fn start(
 ) -> Result<Outcome, OutOfMemory> {
     power::mask_legacy_interrupts();
     apic_of_this_cpu(apic);
-    let measurement = Measurement::begin(entered_tsc, apic, features, firmware);
+    let measurement = clock::measure(entered_tsc, apic, features, firmware);
     let ids = order(&firmware.processors, apic.id(), limit);
     let stacks: Option<Vec<Stacks>> = ids
         .iter()
@@ -290,7 +291,7 @@ fn compare_tsc(bring_up: &BringUp, slot: usize) {
     }
 }
 
-fn wait_for_all(bring_up: &BringUp, measurement: &Measurement<'_>) {
+fn wait_for_all(bring_up: &BringUp, measurement: &Measurement) {
     let began_ns = measurement.elapsed_ns();
     let patient = || measurement.elapsed_ns() - began_ns < PATIENCE_NS;
     let mut polls = 0;

@@ -4,7 +4,7 @@
 //! through a static (there is nowhere else that an interrupt could look before its CPU is a CPU of a node);
 //! everything else gets a reference.
 
-use super::clock::Clock;
+use super::clock;
 use super::console::Console;
 use super::features::Features;
 use super::hardware::{IoApicPage, LocalApicPage};
@@ -15,6 +15,7 @@ use crate::debugger::Note;
 use crate::platform::Machine;
 use alloc::vec::Vec;
 use apic::boot_info::{BootInfo, Loader};
+use apic::clock::Clock;
 use apic::io_apic::{IoApic, Route};
 use apic::local_apic::{Alarm, LocalApic, Vectors};
 use apic::tables::Firmware;
@@ -287,7 +288,7 @@ impl Pc64 {
 impl Platform for &'static Pc64 {
     #[inline]
     fn clock_ns(&self) -> u64 {
-        self.clock.now_ns()
+        self.clock.ns_at(clock::tsc())
     }
 
     fn doorbell(&self, target: CpuId) {
@@ -315,7 +316,7 @@ impl Platform for &'static Pc64 {
                 self.apic.arm(Alarm::AtTsc(self.clock.tsc_at(deadline_ns)));
             }
             Some(deadline_ns) => {
-                let left_ns = deadline_ns.saturating_sub(self.clock.now_ns());
+                let left_ns = deadline_ns.saturating_sub(self.clock_ns());
                 self.apic
                     .arm(Alarm::AfterTicks(self.clock.timer_ticks(left_ns)));
             }
