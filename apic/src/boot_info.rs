@@ -15,9 +15,14 @@ pub const PVH_MAGIC: u32 = 0x336e_c578;
 /// `eax` at a multiboot2 entry.
 pub const MULTIBOOT2_MAGIC: u32 = 0x36d7_6289;
 
+/// Of [`BootInfo::low_page`].
+pub const LOW_PAGE_BYTES: u64 = 4096;
+
 const REGIONS_MAX: usize = 64;
 const COMMAND_LINE_MAX: usize = 2048;
 const MULTIBOOT2_BLOCK_MAX: usize = 1 << 20;
+/// The end of conventional memory, and of what a start-up message can name.
+const CONVENTIONAL_END: u64 = 0xa_0000;
 
 /// Why nothing can be learned from the loader. Either means that we were entered by something that is
 /// neither QEMU nor GRUB; the boot stops with this text.
@@ -92,6 +97,20 @@ impl BootInfo {
     /// Usable memory, in the loader's order, byte granular.
     pub fn usable(&self) -> &[Range<u64>] {
         &self.regions[..self.region_count]
+    }
+
+    /// The highest free page of conventional memory that is not part of the loader's block: for a trampoline.
+    pub fn low_page(&self) -> Option<u64> {
+        let free = |page: &u64| {
+            let page = *page..*page + LOW_PAGE_BYTES;
+            let holds = |region: &Range<u64>| region.start <= page.start && page.end <= region.end;
+            let apart = page.end <= self.block.start || self.block.end <= page.start;
+            apart && self.usable().iter().any(holds)
+        };
+        (1..CONVENTIONAL_END / LOW_PAGE_BYTES)
+            .rev()
+            .map(|page| page * LOW_PAGE_BYTES)
+            .find(free)
     }
 
     /// Regions that did not fit into our table (their memory stays unused).
@@ -327,6 +346,24 @@ mod tests {
         assert_eq!(boot.root_pointer, RootPointer::At(0xf_5000));
         assert_eq!(boot.command_line(), "hostname=a quiet");
         assert_eq!(boot.loader, Loader::Pvh);
+    }
+
+    #[test]
+    fn a_low_page_is_whole_and_not_the_loaders() {
+        let image = pvh_image();
+        let mut boot = BootInfo::parse(PVH_MAGIC, BASE, shown(&image)).unwrap();
+        assert_eq!(
+            boot.low_page(),
+            Some(0x9_e000),
+            "memory ends in the page above"
+        );
+        boot.block = 0x9_eff8..0x9_f010;
+        assert_eq!(boot.low_page(), Some(0x9_d000));
+        boot.block = 0x1000..0x9_e008;
+        assert_eq!(boot.low_page(), None);
+        let image = multiboot_image();
+        let boot = BootInfo::parse(MULTIBOOT2_MAGIC, BASE, shown(&image)).unwrap();
+        assert_eq!(boot.low_page(), None, "all memory is above");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! [`LocalApic`] (xAPIC and x2APIC behind one type), [`IoApic`], [`message`] (MSI), [`start`] (the broadcast
 //! INIT-SIPI-SIPI and who answered), and [`tables`] (the MADT, FADT, HPET and MCFG, and the `_S5_` package of
-//! the DSDT). Around them: what a boot loader hands over ([`boot_info`]), the rate of the clock ([`clock`], [`scale`],
+//! the DSDT). Around them: what a boot loader and QEMU hand over ([`boot_info`],
+//! [`fw_cfg`]), the rate of the clock ([`clock`], [`scale`],
 //! [`kvm_clock`]) and which interrupt vectors are taken ([`vector_map`]).
 //!
 //! The kernel's pc64 platform is the one user. Everything that touches hardware goes through a
@@ -18,6 +19,7 @@ extern crate std;
 
 pub mod boot_info;
 pub mod clock;
+pub mod fw_cfg;
 pub mod io_apic;
 pub mod kvm_clock;
 pub mod local_apic;

@@ -18,13 +18,12 @@ use super::stacks::{self, Stacks};
 use super::vectors::DOORBELL;
 use super::{image, paging, physical, power, traps};
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
-use apic::boot_info::BootInfo;
+use apic::boot_info::{BootInfo, LOW_PAGE_BYTES};
 use apic::clock::Clock;
 use apic::start::{Delays, Roster, broadcast};
 use apic::tables::Firmware;
 use apic::vector_map::VectorMap;
 use conquer_once::spin::OnceCell;
-use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 use executor::{Cpu, CpuId, Node};
 use x86_64::VirtAddr;
@@ -38,9 +37,6 @@ const PATIENCE_NS: u64 = 2_000_000_000;
 const POLLS_BEFORE_SLEEP: u32 = 10_000;
 /// Polls of the roster between two looks at the clock, which may cost a trip to the emulator.
 const POLLS_PER_LOOK: u32 = 4096;
-const LOW_PAGE: u64 = 4096;
-/// The end of conventional memory, and of what a start-up message can name.
-const CONVENTIONAL_END: u64 = 0xa_0000;
 
 /// What `trampoline.s` reads, in this order.
 #[repr(C)]
@@ -147,7 +143,7 @@ pub fn start(
     let _ = bring_up.roster.arrive(0);
 
     if ids.len() > 1
-        && let Some(page) = trampoline_page(boot)
+        && let Some(page) = boot.low_page()
     {
         let tops: Vec<u64> = stacks.iter().map(|stacks| stacks.main.as_u64()).collect();
         prepare_trampoline(page, tables.root(), ids.clone().leak(), tops.leak());
@@ -325,20 +321,6 @@ fn sleep_for_all(bring_up: &BringUp, patient: impl Fn() -> bool) {
     }
 }
 
-/// The highest free page of conventional memory that is not part of the boot loader's block.
-fn trampoline_page(boot: &BootInfo) -> Option<u64> {
-    let free = |page: &u64| {
-        let page = *page..*page + LOW_PAGE;
-        let holds = |region: &Range<u64>| region.start <= page.start && page.end <= region.end;
-        let apart = page.end <= boot.block.start || boot.block.end <= page.start;
-        apart && boot.usable().iter().any(holds)
-    };
-    (1..CONVENTIONAL_END / LOW_PAGE)
-        .rev()
-        .map(|page| page * LOW_PAGE)
-        .find(free)
-}
-
 fn prepare_trampoline(page: u64, page_table: u64, ids: &'static [u32], tops: &'static [u64]) {
     AP_START.count.store(ids.len() as u64, Ordering::Relaxed);
     AP_START
@@ -350,8 +332,10 @@ fn prepare_trampoline(page: u64, page_table: u64, ids: &'static [u32], tops: &'s
     AP_START.page_table.store(page_table, Ordering::Release);
     let begin = core::ptr::from_ref(&trampoline_begin);
     let len = core::ptr::from_ref(&trampoline_end).addr() - begin.addr();
-    // SAFETY: the page is free memory (`trampoline_page`), shown in the window; the code is shorter.
-    unsafe { physical::window(page).copy_from_nonoverlapping(begin, len.min(LOW_PAGE as usize)) }
+    // SAFETY: the page is free memory (`BootInfo::low_page`), shown in the window; the code is shorter.
+    unsafe {
+        physical::window(page).copy_from_nonoverlapping(begin, len.min(LOW_PAGE_BYTES as usize))
+    }
 }
 
 /// Makes a value live for ever: the machine's parts do.

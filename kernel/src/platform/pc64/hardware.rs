@@ -1,10 +1,11 @@
-//! The registers that `apic` reaches through traits: memory-mapped pages in the window, and MSRs.
+//! The registers that `apic` reaches through traits: memory-mapped pages in the window, MSRs, ports.
 //!
 //! Invariant: a page address given to [`LocalApicPage`] or [`IoApicPage`] is that of such a chip (from the
 //! ACPI tables) and lies in the window. Their registers do not change memory.
 
-use apic::{io_apic, local_apic};
+use apic::{fw_cfg, io_apic, local_apic};
 use core::sync::atomic::{Ordering, compiler_fence};
+use x86_64::instructions::port::Port;
 use x86_64::registers::model_specific::Msr;
 
 /// The current CPU's local APIC, as page and MSRs.
@@ -91,5 +92,20 @@ impl io_apic::Hardware for IoApicPage {
             self.0.write_volatile(index.into());
             self.0.add(4).write_volatile(value);
         }
+    }
+}
+
+/// The ports of fw_cfg. To be used on QEMU or KVM only, where they are fw_cfg's or nobody's.
+pub struct FwCfgPorts;
+
+impl fw_cfg::Ports for FwCfgPorts {
+    fn select(&mut self, key: u16) {
+        // SAFETY: selecting an item has no effect beyond fw_cfg.
+        unsafe { Port::new(fw_cfg::SELECTOR_PORT).write(key) }
+    }
+
+    fn read_byte(&mut self) -> u8 {
+        // SAFETY: nor has reading it.
+        unsafe { Port::new(fw_cfg::DATA_PORT).read() }
     }
 }

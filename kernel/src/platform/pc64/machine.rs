@@ -7,10 +7,10 @@
 use super::clock;
 use super::console::Console;
 use super::features::Features;
-use super::hardware::{IoApicPage, LocalApicPage};
+use super::hardware::{FwCfgPorts, IoApicPage, LocalApicPage};
 use super::memory::Summary;
 use super::vectors;
-use super::{cpus, fw_cfg, power, serial};
+use super::{cpus, power, serial};
 use crate::debugger::Note;
 use crate::platform::Machine;
 use alloc::vec::Vec;
@@ -94,7 +94,7 @@ impl Pc64 {
         };
         let io_apics = firmware.io_apics.iter().filter_map(chip).collect();
         let rc = if features.emulated_apic() {
-            fw_cfg::read("opt/anax/rc")
+            apic::fw_cfg::read(&mut FwCfgPorts, "opt/anax/rc")
         } else {
             None
         };

@@ -12,7 +12,6 @@ pub mod early;
 mod entry;
 pub mod features;
 pub mod firmware;
-mod fw_cfg;
 mod hardware;
 pub mod image;
 pub mod machine;
