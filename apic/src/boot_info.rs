@@ -99,6 +99,37 @@ impl BootInfo {
         &self.regions[..self.region_count]
     }
 
+    /// Usable memory without what is below `from`, or in one of two other places.
+    pub fn usable_without(
+        &self,
+        from: u64,
+        taken: [Range<u64>; 2],
+    ) -> impl Iterator<Item = Range<u64>> {
+        let [first, second] = taken;
+        self.usable()
+            .iter()
+            .flat_map(move |region| around(&(region.start.max(from)..region.end), &first))
+            .flat_map(move |part| around(&part, &second))
+            .filter(|part| !part.is_empty())
+    }
+
+    /// The end of the highest region.
+    pub fn memory_end(&self) -> u64 {
+        self.usable()
+            .iter()
+            .map(|region| region.end)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// All usable bytes.
+    pub fn usable_bytes(&self) -> u64 {
+        self.usable()
+            .iter()
+            .map(|region| region.end - region.start)
+            .sum()
+    }
+
     /// The highest free page of conventional memory that is not part of the loader's block: for a trampoline.
     pub fn low_page(&self) -> Option<u64> {
         let free = |page: &u64| {
@@ -164,6 +195,14 @@ impl BootInfo {
         self.command_line[..len].copy_from_slice(&text[..len]);
         self.command_line_len = len;
     }
+}
+
+/// What remains of a region around a hole.
+fn around(region: &Range<u64>, hole: &Range<u64>) -> [Range<u64>; 2] {
+    [
+        region.start..region.end.min(hole.start),
+        region.start.max(hole.end)..region.end,
+    ]
 }
 
 fn parse_pvh<'m>(
@@ -346,6 +385,27 @@ mod tests {
         assert_eq!(boot.root_pointer, RootPointer::At(0xf_5000));
         assert_eq!(boot.command_line(), "hostname=a quiet");
         assert_eq!(boot.loader, Loader::Pvh);
+    }
+
+    #[test]
+    fn what_is_taken_is_left_out_of_the_usable_memory() {
+        let image = multiboot_image();
+        let boot = BootInfo::parse(MULTIBOOT2_MAGIC, BASE, shown(&image)).unwrap();
+        let rest = |from, taken| boot.usable_without(from, taken).collect::<Vec<_>>();
+        assert_eq!(rest(0, [0..0, 0..0]), boot.usable());
+        assert_eq!(
+            rest(0x18_0000, [0x20_0000..0x30_0000, 0x2f_0000..0x40_0000]),
+            [0x18_0000..0x20_0000, 0x40_0000..0x710_0000]
+        );
+        assert_eq!(
+            rest(0, [0..0x20_0000, 0x700_0000..0x800_0000]),
+            core::slice::from_ref(&(0x20_0000..0x700_0000))
+        );
+        assert!(rest(0x710_0000, [0..0, 0..0]).is_empty());
+        assert_eq!(
+            (boot.memory_end(), boot.usable_bytes()),
+            (0x710_0000, 0x700_0000)
+        );
     }
 
     #[test]

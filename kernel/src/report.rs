@@ -1,6 +1,7 @@
 //! What is printed when a kernel cannot go on, the same on every machine.
 //!
-//! The machine's own panic code calls these between its own lines: where it happened, and what came before.
+//! The machine's own panic code calls these between its own lines: where it happened, and what came before. Text goes
+//! out through [`Lines`], without the console's help and without memory.
 
 use core::fmt::{Result, Write};
 
@@ -8,6 +9,21 @@ use executor::Node;
 
 /// How many trace records of each CPU a panic prints.
 pub const TRACE_RECORDS: usize = 64;
+
+/// Text as bytes for a console, given to a function in pieces: "\n" becomes "\r\n".
+pub struct Lines<F>(pub F);
+
+impl<F: FnMut(&[u8])> Write for Lines<F> {
+    fn write_str(&mut self, text: &str) -> Result {
+        for (index, line) in text.split('\n').enumerate() {
+            if index > 0 {
+                (self.0)(b"\r\n");
+            }
+            (self.0)(line.as_bytes());
+        }
+        Ok(())
+    }
+}
 
 /// Which CPU and thread it is that panics: the current ones.
 ///
@@ -48,4 +64,18 @@ pub fn write_trace(out: &mut dyn Write, node: &Node, count: usize) -> Result {
         )?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    #[test]
+    fn a_new_line_begins_at_the_left() {
+        let mut bytes = Vec::new();
+        let mut lines = Lines(|piece: &[u8]| bytes.extend_from_slice(piece));
+        write!(lines, "a\n\n{}", "b\nc").unwrap();
+        assert_eq!(bytes, b"a\r\n\r\nb\r\nc");
+    }
 }

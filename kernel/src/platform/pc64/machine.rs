@@ -8,7 +8,6 @@ use super::clock;
 use super::console::Console;
 use super::features::Features;
 use super::hardware::{FwCfgPorts, IoApicPage, LocalApicPage};
-use super::memory::Summary;
 use super::vectors;
 use super::{cpus, power, serial};
 use crate::debugger::Note;
@@ -52,8 +51,6 @@ pub struct Processor {
 pub struct Pc64 {
     /// What the boot loader said.
     pub boot: BootInfo,
-    /// How much memory there is.
-    pub memory: Summary,
     /// What the CPUs can do.
     pub features: &'static Features,
     /// What the firmware's tables say.
@@ -80,7 +77,6 @@ impl Pc64 {
     /// Puts the parts together and makes it the machine.
     pub fn install(
         boot: BootInfo,
-        memory: Summary,
         features: &'static Features,
         firmware: Firmware,
         apic: &'static Apic,
@@ -100,7 +96,6 @@ impl Pc64 {
         };
         let machine = Pc64 {
             boot,
-            memory,
             features,
             firmware,
             apic,
@@ -231,7 +226,7 @@ impl Pc64 {
         write!(out, "{}, {loader} boot, ", self.name())?;
         self.features.write_name(out)?;
         writeln!(out)?;
-        let mib = self.memory.usable_bytes >> 20;
+        let mib = self.boot.usable_bytes() >> 20;
         writeln!(
             out,
             "{mib} MiB of memory in {} regions",

@@ -31,12 +31,12 @@ extern "C" fn kernel_entry(magic: u32, block: u32) -> ! {
     };
 
     // Memory, and page tables that mean what they say.
-    let Some(memory) = memory::start(&boot) else {
+    if memory::start(&boot).is_none() {
         give_up("no memory", "the map has none to spare")
-    };
+    }
     let features = cpus::forever(Features::read());
     features.enable();
-    let Some(mut tables) = paging::build(memory.end, features.huge_pages) else {
+    let Some(mut tables) = paging::build(boot.memory_end(), features.huge_pages) else {
         give_up("no memory", "for page tables")
     };
     early::activate(&tables);
@@ -57,13 +57,13 @@ extern "C" fn kernel_entry(magic: u32, block: u32) -> ! {
     let Ok(started) = started else {
         give_up("no memory", "for the CPUs' stacks")
     };
-    let machine = Pc64::install(boot, memory, features, firmware, apic, started, console);
+    let machine = Pc64::install(boot, features, firmware, apic, started, console);
 
     // One kernel on all of it.
     let node = Node::new(machine.processors.len(), Arc::new(machine));
     let cpu = node.cpu(CpuId(0));
     cpus::enter(cpu);
-    memory::hand_over(&machine.boot, memory.end);
+    memory::hand_over(&machine.boot);
     machine.start_console(cpu);
     kernel::start::start(Arc::new(machine), node.clone());
     cpus::release(machine, &node);

@@ -19,15 +19,6 @@ use executor::slab::{ZONE_SIZE, ZoneMap};
 /// Below lie the real-mode tables, the EBDA, the trampoline: not worth the care it would take.
 const LOW_MEMORY_END: u64 = 1 << 20;
 
-/// How much there is.
-#[derive(Clone, Copy, Debug)]
-pub struct Summary {
-    /// All usable bytes.
-    pub usable_bytes: u64,
-    /// The end of the highest usable region.
-    pub end: u64,
-}
-
 /// The boot-time allocator: a cursor.
 struct BootHeap {
     next: AtomicU64,
@@ -39,38 +30,20 @@ static BOOT_HEAP: BootHeap = BootHeap {
     end: AtomicU64::new(0),
 };
 
-/// Gives the boot heap its memory. None: the memory map has no megabyte to spare.
-pub fn start(boot: &BootInfo) -> Option<Summary> {
-    let mut largest = 0..0;
-    for region in boot.usable() {
-        for part in without(region, &image::whole()) {
-            let part = part.start.max(LOW_MEMORY_END)..part.end.min(physical::ALWAYS_MAPPED);
-            if part.end.saturating_sub(part.start) > largest.end - largest.start {
-                largest = part;
-            }
-        }
-    }
-    if largest.end - largest.start < 1 << 20 {
-        return None;
-    }
-    BOOT_START.store(largest.start, Ordering::Relaxed);
-    BOOT_HEAP.next.store(largest.start, Ordering::Relaxed);
-    BOOT_HEAP.end.store(largest.end, Ordering::Relaxed);
-    let usable_bytes = boot
-        .usable()
-        .iter()
-        .map(|region| region.end - region.start)
-        .sum();
-    let end = boot.usable().iter().map(|region| region.end).max()?;
-    Some(Summary { usable_bytes, end })
-}
-
-/// What remains of a region around a hole.
-fn without(region: &Range<u64>, hole: &Range<u64>) -> [Range<u64>; 2] {
-    [
-        region.start..region.end.min(hole.start),
-        region.start.max(hole.end)..region.end,
-    ]
+/// Gives the boot heap its memory: the largest region that every page table shows. None: the memory map has no
+/// megabyte to spare.
+pub fn start(boot: &BootInfo) -> Option<()> {
+    let part = boot
+        .usable_without(
+            LOW_MEMORY_END,
+            [image::whole(), physical::ALWAYS_MAPPED..u64::MAX],
+        )
+        .max_by_key(|part| part.end - part.start)
+        .filter(|part| part.end - part.start >= 1 << 20)?;
+    BOOT_START.store(part.start, Ordering::Relaxed);
+    BOOT_HEAP.next.store(part.start, Ordering::Relaxed);
+    BOOT_HEAP.end.store(part.end, Ordering::Relaxed);
+    Some(())
 }
 
 impl BootHeap {
@@ -107,30 +80,22 @@ static BOOT_START: AtomicU64 = AtomicU64::new(0);
 
 /// Gives all memory that is left to the executor's per-CPU heaps. On CPU 0, entered; the others allocate
 /// nothing before they are entered, too.
-pub fn hand_over(boot: &BootInfo, memory_end: u64) {
-    let count = memory_end as usize / ZONE_SIZE;
+pub fn hand_over(boot: &BootInfo) {
+    let count = boot.memory_end() as usize / ZONE_SIZE;
     let bitmap: &'static [ZoneWord] = (0..ZoneMap::words(count))
         .map(|_| ZoneWord::new(0))
         .collect::<alloc::vec::Vec<_>>()
         .leak();
     let boot_start = BOOT_START.load(Ordering::Relaxed);
     let rest = BOOT_HEAP.close();
-    // SAFETY: the window maps all memory up to `memory_end` read-write but for the image, and what is added
+    // SAFETY: the window maps all memory up to its end read-write but for the image, and what is added
     // below is usable memory that is neither the image's nor the boot heap's.
     let zones = unsafe { ZoneMap::new(physical::window(0), count, bitmap) };
-    let add = |part: Range<u64>| {
+    for part in boot.usable_without(LOW_MEMORY_END, [image::whole(), boot_start..rest.start]) {
         let first = part.start.div_ceil(ZONE_SIZE as u64);
         let end = part.end / ZONE_SIZE as u64;
         if first < end {
             zones.add(first as usize, (end - first) as usize);
-        }
-    };
-    for region in boot.usable() {
-        let region = region.start.max(LOW_MEMORY_END)..region.end;
-        for part in without(&region, &image::whole()) {
-            for part in without(&part, &(boot_start..rest.start)) {
-                add(part);
-            }
         }
     }
     ZONES.try_init_once(|| zones).ok();

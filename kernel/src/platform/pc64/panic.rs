@@ -13,6 +13,7 @@ use crate::debugger::{self, Note, Stopped, Verdict};
 use crate::early_println;
 use crate::platform::Machine;
 use crate::report;
+use apic::exception::Exception;
 use core::fmt;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -32,7 +33,6 @@ const LEAVING: u32 = 4;
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     begin();
-    let _ = report::write_headline(&mut serial::Writer(serial::COM1));
     early_println!("{info}");
     let frame_pointer: u64;
     // SAFETY: reads a register.
@@ -43,44 +43,16 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 
 /// A CPU exception in the kernel: always fatal.
 pub fn exception(frame: &TrapFrame) -> ! {
-    const PAGE_FAULT: u64 = 14;
-    const DOUBLE_FAULT: u64 = 8;
     begin();
-    let _ = report::write_headline(&mut serial::Writer(serial::COM1));
-    let name = NAMES
-        .get(frame.vector as usize)
-        .copied()
-        .unwrap_or("reserved exception");
-    early_println!(
-        "{name} (vector {}, error code {:#x}) at {:#x}",
-        frame.vector,
-        frame.error,
-        frame.rip
-    );
-    if matches!(frame.vector, PAGE_FAULT | DOUBLE_FAULT) {
-        let address = Cr2::read_raw();
-        let overflow = if stacks::is_guard(address) {
-            ": a guard page, the stack has overflowed"
-        } else {
-            ""
-        };
-        early_println!("address {address:#018x}{overflow}");
-        if frame.vector == PAGE_FAULT {
-            let what = if frame.error & 16 != 0 {
-                "execute"
-            } else if frame.error & 2 != 0 {
-                "write"
-            } else {
-                "read"
-            };
-            let why = if frame.error & 1 != 0 {
-                "is not allowed there"
-            } else {
-                "nothing is mapped there"
-            };
-            early_println!("{what}: {why}");
-        }
-    }
+    let address = Cr2::read_raw();
+    let exception = Exception {
+        vector: frame.vector,
+        error: frame.error,
+        instruction: frame.rip,
+        address,
+        is_overflow: stacks::is_guard(address),
+    };
+    early_println!("{exception}");
     print_registers(frame);
     print_backtrace(Some(frame.rip), frame.rbp);
     finish()
@@ -105,7 +77,10 @@ pub fn non_maskable(frame: &TrapFrame) {
 fn begin() {
     interrupts::disable();
     match STAGE.compare_exchange(0, REPORTING, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => cpus::stop_others(),
+        Ok(_) => {
+            cpus::stop_others();
+            let _ = report::write_headline(&mut serial::writer());
+        }
         Err(stage) => {
             early_println!("\npanic during a panic: the report is cut short");
             match stage {
@@ -186,11 +161,7 @@ fn print_backtrace(at: Option<u64>, mut frame_pointer: u64) {
 fn finish() -> ! {
     STAGE.store(TRACING, Ordering::Release);
     if let Some(node) = node() {
-        let _ = report::write_trace(
-            &mut serial::Writer(serial::COM1),
-            node,
-            report::TRACE_RECORDS,
-        );
+        let _ = report::write_trace(&mut serial::writer(), node, report::TRACE_RECORDS);
     }
     leave()
 }
@@ -221,7 +192,7 @@ struct Prompt(&'static Pc64);
 
 impl fmt::Write for Prompt {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        serial::Writer(serial::COM1).write_str(text)
+        serial::writer().write_str(text)
     }
 }
 
@@ -243,29 +214,3 @@ impl Stopped for Prompt {
         self.0.processor(cpu)?.note.try_get().ok().copied()
     }
 }
-
-/// Intel SDM volume 3A, table 6-1.
-const NAMES: [&str; 22] = [
-    "divide error",
-    "debug exception",
-    "non-maskable interrupt",
-    "breakpoint",
-    "overflow",
-    "bound range exceeded",
-    "invalid opcode",
-    "device not available",
-    "double fault",
-    "coprocessor overrun",
-    "invalid TSS",
-    "segment not present",
-    "stack fault",
-    "general protection fault",
-    "page fault",
-    "reserved exception",
-    "x87 floating-point error",
-    "alignment check",
-    "machine check",
-    "SIMD floating-point error",
-    "virtualization exception",
-    "control protection exception",
-];

@@ -3,42 +3,22 @@
 //! Both ways out try what the firmware offers, then what has always worked, and end in a halt: a machine
 //! that cannot be turned off must at least stay quiet.
 //!
-//! Source: ACPI 6.4, 4.8.3 (PM1 control, sleep control, reset register); 8042 and 8259A datasheets.
+//! Source: ACPI 6.4, 4.8.3.6 (reset register); 8042 and 8259A datasheets.
 //! Invariant: registers come from the FADT; the fixed ports are where every PC has had these chips.
 
 use super::paging;
-use apic::tables::{Firmware, Register, SoftOff};
+use apic::power::Registers;
+use apic::tables::{Firmware, Register};
 use x86_64::instructions::{hlt, interrupts, port::Port};
 
-const SLEEP_ENABLE: u16 = 1 << 13;
-const SCI_ENABLED: u16 = 1;
-/// Port writes to wait for the firmware to hand over, or for a write to take effect.
+/// Turns to wait for a write to take effect.
 const PATIENCE: u32 = 1_000_000;
 
 /// Turns the machine off, or halts it for good.
 pub fn power_off(firmware: &Firmware) -> ! {
     interrupts::disable();
-    match firmware.soft_off {
-        Some(SoftOff::Pm1 {
-            a,
-            b,
-            types,
-            acquire,
-        }) => {
-            if let Some((port, value)) = acquire.filter(|_| read16(a) & SCI_ENABLED == 0) {
-                // SAFETY: the SMI command port and the value that the FADT names for it.
-                unsafe { Port::new(port).write(value) };
-                let _ = (0..PATIENCE).find(|_| read16(a) & SCI_ENABLED != 0);
-            }
-            let command =
-                |types: u8, now: u16| now & !(7 << 10) | u16::from(types) << 10 | SLEEP_ENABLE;
-            write16(a, command(types.a, read16(a)));
-            if let Some(b) = b {
-                write16(b, command(types.b, read16(b)));
-            }
-        }
-        Some(SoftOff::Control { register, types }) => write8(register, types.a << 2 | 1 << 5),
-        None => {}
+    if let Some(how) = firmware.soft_off {
+        apic::power::soft_off(&Fixed, how);
     }
     // The machine may take a moment.
     (0..PATIENCE).for_each(|_| core::hint::spin_loop());
@@ -49,7 +29,7 @@ pub fn power_off(firmware: &Firmware) -> ! {
 pub fn reboot(firmware: Option<&Firmware>) -> ! {
     interrupts::disable();
     if let Some((register, value)) = firmware.and_then(|firmware| firmware.reset) {
-        write8(register, value);
+        Fixed.write8(register, value);
         (0..PATIENCE).for_each(|_| core::hint::spin_loop());
     }
     const KEYBOARD_COMMAND: u16 = 0x64;
@@ -86,39 +66,43 @@ pub fn mask_legacy_interrupts() {
     }
 }
 
-fn read16(register: Register) -> u16 {
-    match register {
-        // SAFETY: a PM1 control register (module head); reading has no effect.
-        Register::Port(port) => unsafe { Port::new(port).read() },
-        Register::Memory(at) => match paging::map_device(at..at + 2) {
-            // SAFETY: as above, shown in the window.
-            Some(pointer) => unsafe { pointer.cast::<u16>().read_volatile() },
-            None => 0,
-        },
-    }
-}
+/// The fixed hardware registers of this machine (module head).
+struct Fixed;
 
-fn write16(register: Register, value: u16) {
-    match register {
-        // SAFETY: a PM1 control register; the value powers the machine off.
-        Register::Port(port) => unsafe { Port::new(port).write(value) },
-        Register::Memory(at) => {
-            if let Some(pointer) = paging::map_device(at..at + 2) {
-                // SAFETY: as above.
-                unsafe { pointer.cast::<u16>().write_volatile(value) }
+impl Registers for Fixed {
+    fn read16(&self, register: Register) -> u16 {
+        match register {
+            // SAFETY: a PM1 control register; reading has no effect.
+            Register::Port(port) => unsafe { Port::new(port).read() },
+            // SAFETY: as above, shown in the window.
+            Register::Memory(at) => paging::map_device(at..at + 2).map_or(0, |pointer| unsafe {
+                pointer.cast::<u16>().read_volatile()
+            }),
+        }
+    }
+
+    fn write16(&self, register: Register, value: u16) {
+        match register {
+            // SAFETY: a PM1 control register; the value powers the machine off.
+            Register::Port(port) => unsafe { Port::new(port).write(value) },
+            Register::Memory(at) => {
+                if let Some(pointer) = paging::map_device(at..at + 2) {
+                    // SAFETY: as above.
+                    unsafe { pointer.cast::<u16>().write_volatile(value) }
+                }
             }
         }
     }
-}
 
-fn write8(register: Register, value: u8) {
-    match register {
-        // SAFETY: the reset or sleep control register, and the value that the FADT gives for it.
-        Register::Port(port) => unsafe { Port::new(port).write(value) },
-        Register::Memory(at) => {
-            if let Some(pointer) = paging::map_device(at..at + 1) {
-                // SAFETY: as above.
-                unsafe { pointer.write_volatile(value) }
+    fn write8(&self, register: Register, value: u8) {
+        match register {
+            // SAFETY: the reset, sleep control or SMI command register, and the value that the FADT gives for it.
+            Register::Port(port) => unsafe { Port::new(port).write(value) },
+            Register::Memory(at) => {
+                if let Some(pointer) = paging::map_device(at..at + 1) {
+                    // SAFETY: as above.
+                    unsafe { pointer.write_volatile(value) }
+                }
             }
         }
     }

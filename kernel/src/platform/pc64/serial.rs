@@ -16,6 +16,7 @@
 
 use core::fmt;
 
+use crate::report::Lines;
 use uart_16550::spec::registers::{FCR, FifoTriggerLevel, IER, LCR, LSR, MCR, WordLength, offsets};
 use x86_64::instructions::port::Port as IoPort;
 
@@ -104,19 +105,9 @@ impl Port {
     }
 }
 
-/// Formatted text to a port, "\n" becoming "\r\n". For early messages and panics.
-pub struct Writer(pub Port);
-
-impl fmt::Write for Writer {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for (index, line) in text.split('\n').enumerate() {
-            if index > 0 {
-                self.0.send(b"\r\n");
-            }
-            self.0.send(line.as_bytes());
-        }
-        Ok(())
-    }
+/// The console port for formatted text: early messages and panics.
+pub fn writer() -> impl fmt::Write {
+    Lines(|bytes: &[u8]| COM1.send(bytes))
 }
 
 /// Prints to the console port at once, from any context, without the console's help.
@@ -124,6 +115,6 @@ impl fmt::Write for Writer {
 macro_rules! early_println {
     ($($argument:tt)*) => {{
         use core::fmt::Write as _;
-        let _ = writeln!($crate::platform::pc64::serial::Writer($crate::platform::pc64::serial::COM1), $($argument)*);
+        let _ = writeln!($crate::platform::pc64::serial::writer(), $($argument)*);
     }};
 }

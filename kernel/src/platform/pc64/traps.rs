@@ -7,6 +7,7 @@
 
 use super::machine::Pc64;
 use super::{panic, segments, vectors};
+use apic::exception::EXCEPTIONS;
 use conquer_once::spin::OnceCell;
 use x86_64::VirtAddr;
 use x86_64::structures::idt::InterruptDescriptorTable;
@@ -18,7 +19,6 @@ unsafe extern "C" {
 
 const STUB_LEN: u64 = 16;
 const NMI: u64 = 2;
-const EXCEPTIONS: u64 = 32;
 
 /// What a stub saved, in the order of `traps.s`.
 #[repr(C)]

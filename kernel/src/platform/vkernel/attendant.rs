@@ -14,7 +14,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::stdio::stdin;
 
-use super::machine::{Out, Vkernel};
+use super::machine::{Vkernel, out};
 use super::{EXIT_TERMINATED, MACHINE, panic};
 use crate::debugger::{Note, Stopped};
 
@@ -144,7 +144,7 @@ impl Attendant {
 
 impl fmt::Write for Attendant {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        Out.write_str(text)
+        out().write_str(text)
     }
 }
 

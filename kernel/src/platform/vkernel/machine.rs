@@ -29,6 +29,7 @@ use super::{Refused, say};
 use crate::drivers::vke::Vke;
 use crate::network::NetworkDevice;
 use crate::platform::Machine;
+use crate::report::Lines;
 
 /// Typed bytes that may wait for the kernel's console.
 const INPUT_BYTES: usize = 4096;
@@ -119,20 +120,9 @@ impl Vkernel {
     }
 }
 
-/// The console's output, for [`say!`]: a new line begins at the left.
-pub(super) struct Out;
-
-impl fmt::Write for Out {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for row in text.split_inclusive('\n') {
-            let (text, end) = row
-                .strip_suffix('\n')
-                .map_or((row, ""), |row| (row, "\r\n"));
-            write_out(text.as_bytes());
-            write_out(end.as_bytes());
-        }
-        Ok(())
-    }
+/// The console's output for formatted text, as [`say!`] and the debugger have it.
+pub(super) fn out() -> impl fmt::Write {
+    Lines(write_out)
 }
 
 /// Writes to the console's output and returns when it is done, or when there is nobody to read it.

@@ -47,7 +47,7 @@ const EXIT_TERMINATED: i32 = 143;
 macro_rules! say {
     ($($what:tt)*) => {{
         let _ = core::fmt::Write::write_fmt(
-            &mut $crate::platform::vkernel::machine::Out,
+            &mut $crate::platform::vkernel::machine::out(),
             format_args!($($what)*),
         );
     }};

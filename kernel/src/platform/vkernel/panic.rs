@@ -17,7 +17,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 
 use super::attendant::{self, Attendant};
 use super::cpus;
-use super::machine::Out;
+use super::machine::out;
 use super::{EXIT_PANIC, MACHINE, arena, say};
 use crate::debugger::{self, Verdict};
 use crate::platform::Machine;
@@ -114,7 +114,7 @@ fn begin() {
     if !machine.cpus.stop(Some(cpu.id())) {
         say!("\na CPU does not stop\n");
     }
-    let _ = report::write_headline(&mut Out);
+    let _ = report::write_headline(&mut out());
 }
 
 /// The attendant goes on from here.
@@ -163,7 +163,7 @@ pub(super) fn stand_still(attendant: &mut Attendant) {
     let node = machine.node.get().map(|node| &**node);
     let verdict = if has_failed() {
         if let Some(node) = node {
-            let _ = report::write_trace(&mut Out, node, report::TRACE_RECORDS);
+            let _ = report::write_trace(&mut out(), node, report::TRACE_RECORDS);
         }
         debugger::failed(attendant, node, machine.command_line())
     } else {
