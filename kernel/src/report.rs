@@ -6,7 +6,7 @@ use core::fmt::{Result, Write};
 
 use executor::Node;
 
-/// How many trace records a panic prints.
+/// How many trace records of each CPU a panic prints.
 pub const TRACE_RECORDS: usize = 64;
 
 /// Which CPU and thread it is that panics: the current ones.
@@ -27,13 +27,12 @@ pub fn write_headline(out: &mut dyn Write) -> Result {
     }
 }
 
-/// The last `count` trace records of all CPUs, the newest at the end. Allocates; the CPUs should have stopped.
+/// The last `count` trace records of each CPU, merged, the newest at the end. Allocates; the CPUs should have stopped.
 ///
 /// # Errors
 /// The writer's.
 pub fn write_trace(out: &mut dyn Write, node: &Node, count: usize) -> Result {
     let records = node.last_trace_records(count);
-    let records = &records[records.len().saturating_sub(count)..];
     if !records.is_empty() {
         writeln!(out, "the last {} trace records:", records.len())?;
     }

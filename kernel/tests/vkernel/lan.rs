@@ -1,8 +1,9 @@
 //! On a LAN that the test plays: frames both ways, a cable pulled out and plugged in, a LAN that does not read.
 
-use super::running::{PATIENCE, Running};
+use super::running::{PATIENCE, Running, vkernel};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const OUR_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 9];
@@ -140,4 +141,25 @@ fn a_lan_that_does_not_read_loses_whole_frames_and_stops_nobody() {
     }
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     answers_arp(&mut stream);
+}
+
+#[test]
+fn a_tap_device_connects_with_the_host() {
+    let make = "ip tuntap add t0 mode tap && ip addr add 192.0.2.1/24 dev t0 && ip link set t0 up";
+    // In a network of its own, which goes with the process.
+    let within = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["-n", "sh", "-c", script, vkernel()]);
+        command
+    };
+    let works = within(make).stderr(Stdio::null()).status();
+    if !works.is_ok_and(|status| status.success()) {
+        println!("SKIPPED: needs root, ip and unshare, to make a tap device");
+        return;
+    }
+    let run = "exec \"$0\" -I t0 -e 'rc=ifconfig vke0 192.0.2.2/24; ping -c 3 192.0.2.1'";
+    let mut kernel = Running::spawn(&mut within(&format!("{make} && {run}")));
+    kernel.expect("64 bytes from 192.0.2.1: icmp_seq=2 ");
+    kernel.say("poweroff");
+    assert_eq!(kernel.ended(), Some(0));
 }

@@ -27,8 +27,12 @@ pub struct Running {
 impl Running {
     /// Starts one over pipes.
     pub fn start(words: &[&str]) -> Self {
-        let mut child = Command::new(vkernel())
-            .args(words)
+        Self::spawn(Command::new(vkernel()).args(words))
+    }
+
+    /// Starts this command, which becomes one, over pipes.
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -198,7 +198,7 @@ pub(super) fn stand_still(attendant: &mut Attendant, cause: Cause) {
 
 const HELP: &str = "\
 cpus         what every CPU is doing
-trace [N]    the last N trace records (64)
+trace [N]    the last N trace records of each CPU (64)
 continue     let the kernel go on
 reboot       start it again
 quit         end the process

@@ -6,9 +6,11 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Parser, value_parser};
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SocketType, socket};
 
 /// The least memory, and more than any host has.
 const MEMORY_BYTES: core::ops::Range<usize> = 16 << 20..1 << 46;
@@ -81,8 +83,9 @@ impl Plug {
                 format!("`{mac}` is no card's address; write it like 02:00:00:00:00:01")
             })
         });
-        let known = !end.contains('/') && Path::new("/sys/class/net").join(end).exists();
-        let tap = end.strip_prefix("tap:").or(known.then_some(end));
+        let tap = end
+            .strip_prefix("tap:")
+            .or(is_interface(end).then_some(end));
         if tap.is_some_and(|name| !(1..16).contains(&name.len())) {
             return Err(format!("`{end}` is no interface's name (1 to 15 bytes)"));
         }
@@ -92,6 +95,11 @@ impl Plug {
             mac: mac.transpose()?,
         })
     }
+}
+
+fn is_interface(name: &str) -> bool {
+    let any = socket(AddressFamily::INET, SocketType::DGRAM, None);
+    any.is_ok_and(|any| name_to_index(any, name).is_ok())
 }
 
 fn parse_mac(text: &str) -> Option<[u8; 6]> {
