@@ -152,8 +152,6 @@ fn run_part(part: Part, arguments: &Arguments) -> Result<Tally> {
                 "kernel/process",
                 "--exclude",
                 "tests",
-                "--features",
-                "kernel/process",
             ]),
             arguments,
         ),
