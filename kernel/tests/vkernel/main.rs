@@ -5,8 +5,10 @@ mod running;
 mod terminal;
 
 use running::{Running, vkernel};
-use std::fs;
-use std::process::Command;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -17,6 +19,18 @@ fn it_boots_to_a_prompt_with_one_four_and_sixty_four_cpus_and_powers_off() {
         kernel.say("sysctl kern.ncpu hw.machine");
         kernel.expect(&format!("kern.ncpu: {cpus}\r\n"));
         kernel.expect("hw.machine: vkernel\r\n");
+        kernel.say("poweroff");
+        assert_eq!(kernel.ended(), Some(0), "{cpus} CPUs");
+    }
+}
+
+#[test]
+fn the_least_memory_is_enough_for_as_many_cpus_as_may_have_it() {
+    for (cpus, memory) in [("16", "16M"), ("64", "64M")] {
+        let mut kernel = Running::start(&["-n", cpus, "-m", memory, "-e", "panic=poweroff"]);
+        kernel.expect("anax# ");
+        kernel.say("workload 1");
+        kernel.expect(" 0 wrong answers");
         kernel.say("poweroff");
         assert_eq!(kernel.ended(), Some(0), "{cpus} CPUs");
     }
@@ -63,13 +77,37 @@ fn sigterm_shuts_down_in_order() {
 }
 
 #[test]
-fn a_second_sigterm_ends_a_kernel_that_cannot_shut_down() {
+fn sigterm_ends_a_kernel_that_stands_still_at_once() {
     let mut kernel = Running::start(&[]);
     kernel.expect("anax# ");
     kernel.signal("QUIT");
     kernel.expect("db> ");
     kernel.signal("TERM");
     assert_eq!(kernel.ended(), Some(143));
+}
+
+#[test]
+fn sigterm_ends_a_kernel_that_does_not_shut_down() {
+    for terms in [1, 2] {
+        let mut command = Command::new(vkernel());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let output = child.stdout.take().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        input.write_all("help\n".repeat(800).as_bytes()).unwrap();
+        // Nobody reads: its console ends up in a write that does not return.
+        let limit = Instant::now() + running::PATIENCE;
+        while rustix::io::ioctl_fionread(&output).unwrap() < 60_000 {
+            assert!(Instant::now() < limit, "the pipe does not fill up");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let mut kernel = Running::attach(child, File::from(OwnedFd::from(input)), None);
+        for _ in 0..terms {
+            kernel.signal("TERM");
+        }
+        assert_eq!(kernel.ended(), Some(143));
+        drop(output);
+    }
 }
 
 #[test]
@@ -171,6 +209,18 @@ fn a_panic_says_where_and_what_and_ends_as_told() {
 }
 
 #[test]
+fn a_panic_while_sixty_four_cpus_start_stops_them_all() {
+    let words = ["-n", "64", "-e", "panic=poweroff", "-e", "rc=panic yes"];
+    for _ in 0..10 {
+        let mut kernel = Running::start(&words);
+        let text = kernel.expect("powering off");
+        assert!(text.contains("panic on cpu0 in thread "), "{text}");
+        assert!(!text.contains("does not stop"), "{text}");
+        assert_eq!(kernel.ended(), Some(3));
+    }
+}
+
+#[test]
 fn memory_that_is_used_up_ends_in_a_report() {
     let folder = tempfile::tempdir().unwrap();
     let rc = folder.path().join("rc");
@@ -178,7 +228,9 @@ fn memory_that_is_used_up_ends_in_a_report() {
     fs::write(&rc, "true\n".repeat(1 << 20)).unwrap();
     let rc = rc.to_str().unwrap();
     let words = ["-m", "16M", "-e", "panic=poweroff", "--rc", rc];
-    let mut kernel = Running::start(&words);
+    // The host's library has something to say as well, on stderr.
+    let mut command = Command::new(vkernel());
+    let mut kernel = Running::spawn(command.args(words).stderr(Stdio::null()));
     kernel.expect("panic on cpu0 in thread ");
     kernel.expect("SIGABRT: out of memory");
     kernel.expect("powering off");
@@ -225,6 +277,8 @@ fn what_cannot_be_done_is_refused_with_a_remedy() {
         code == Some(1) && text.starts_with("vkernel: /nonexistent: "),
         "{text}"
     );
+    let (code, text) = refused(&["-n", "64", "-m", "63M"]);
+    assert!(code == Some(1) && text.contains("by -m"), "{text}");
     let wrong: &[&[&str]] = &[
         &["-n", "0"],
         &["-n", "65"],

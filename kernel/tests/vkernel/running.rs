@@ -39,13 +39,14 @@ impl Running {
             .unwrap();
         let input = OwnedFd::from(child.stdin.take().unwrap());
         let output = OwnedFd::from(child.stdout.take().unwrap());
-        Self::attach(child, File::from(input), File::from(output))
+        Self::attach(child, File::from(input), Some(File::from(output)))
     }
 
-    /// One whose console is at these files.
-    pub fn attach(child: Child, input: File, mut output: File) -> Self {
+    /// One whose console is at these files; nothing is expected of one without output.
+    pub fn attach(child: Child, input: File, output: Option<File>) -> Self {
         let (sender, receiver) = channel();
         std::thread::spawn(move || {
+            let Some(mut output) = output else { return };
             let mut bytes = [0; 4096];
             while let Ok(count @ 1..) = output.read(&mut bytes) {
                 if sender.send(bytes[..count].to_vec()).is_err() {

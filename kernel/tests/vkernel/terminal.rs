@@ -35,7 +35,7 @@ fn sit_down(words: &[&str]) -> Seat {
         .spawn()
         .unwrap();
     let controller = File::from(controller);
-    let mut kernel = Running::attach(child, controller.try_clone().unwrap(), controller);
+    let mut kernel = Running::attach(child, controller.try_clone().unwrap(), Some(controller));
     kernel.expect("anax# ");
     let raw = tcgetattr(&terminal).unwrap();
     assert!(

@@ -11,6 +11,7 @@
 use alloc::boxed::Box;
 use core::num::NonZeroU64;
 use core::panic::Location;
+use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
@@ -55,6 +56,12 @@ struct VirtualCpu {
     note: AtomicPtr<Note>,
 }
 
+impl VirtualCpu {
+    fn stands_still(&self) -> bool {
+        !self.note.load(Ordering::Acquire).is_null()
+    }
+}
+
 /// A descriptor that is readable once it was written to.
 pub(super) fn new_eventfd() -> Result<OwnedFd, Refused> {
     eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -64,6 +71,8 @@ pub(super) fn new_eventfd() -> Result<OwnedFd, Refused> {
 /// The CPUs of the machine.
 pub struct Cpus {
     start: Instant,
+    /// The host's.
+    pub(super) cores: usize,
     pinned: bool,
     list: Box<[VirtualCpu]>,
     next_look_ns: AtomicU64,
@@ -80,11 +89,12 @@ impl Cpus {
                 deadline_ns: AtomicU64::new(u64::MAX),
                 asleep: AtomicBool::new(false),
                 thread: OnceLock::new(),
-                note: AtomicPtr::new(core::ptr::null_mut()),
+                note: AtomicPtr::new(ptr::null_mut()),
             })
         };
         Ok(Self {
             start: Instant::now(),
+            cores: std::thread::available_parallelism().map_or(1, |n| n.get()),
             pinned,
             list: (0..count).map(cpu).collect::<Result<_, _>>()?,
             next_look_ns: AtomicU64::new(0),
@@ -95,12 +105,15 @@ impl Cpus {
     /// Makes the calling thread that of a CPU.
     pub(super) fn prepare(&self, id: CpuId) {
         let _ = self.list[id.index()].thread.set(pthread_self());
+        if self.stop.load(Ordering::SeqCst) != 0 {
+            // Too late to have been told.
+            let _ = pthread_kill(pthread_self(), STOP_SIGNAL);
+        }
         // A deadline is met to the nanosecond, not to the default 50 us. Without it timers are late, no more.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
         if self.pinned {
-            let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
             let mut set = rustix::thread::CpuSet::new();
-            set.set(id.index() % cores);
+            set.set(id.index() % self.cores);
             // Where the host forbids it, the CPU runs where it may.
             let _ = rustix::thread::sched_setaffinity(None, &set);
         }
@@ -110,36 +123,23 @@ impl Cpus {
     pub(super) fn stop(&self, except: Option<CpuId>) -> bool {
         self.stop.store(1, Ordering::SeqCst);
         let others = || {
-            let numbered = self.list.iter().enumerate();
-            numbered.filter(move |(id, _)| except.is_none_or(|except| except.index() != *id))
+            let started = self.list.iter().filter(|cpu| cpu.thread.get().is_some());
+            let except = except.map(|id| &self.list[id.index()]);
+            started.filter(move |cpu| !except.is_some_and(|except| ptr::eq(*cpu, except)))
         };
-        for (_, cpu) in others() {
-            if let Some(thread) = cpu.thread.get() {
-                // A thread that is gone stands still.
-                let _ = pthread_kill(*thread, STOP_SIGNAL);
-            }
+        for thread in others().filter_map(|cpu| cpu.thread.get()) {
+            // A thread that is gone stands still.
+            let _ = pthread_kill(*thread, STOP_SIGNAL);
         }
-        let began = Instant::now();
-        while !others().all(|(_, cpu)| !cpu.note.load(Ordering::Acquire).is_null()) {
-            if began.elapsed() > STOP_PATIENCE {
-                return false;
-            }
-            std::thread::sleep(Duration::from_micros(100));
-        }
-        true
+        wait_until(|| others().all(VirtualCpu::stands_still))
     }
 
     /// Lets the CPUs go on.
     pub(super) fn resume(&self) {
         self.stop.store(0, Ordering::SeqCst);
         let _ = futex::wake(&self.stop, futex::Flags::PRIVATE, i32::MAX as u32);
-        while self
-            .list
-            .iter()
-            .any(|cpu| !cpu.note.load(Ordering::Acquire).is_null())
-        {
-            std::thread::sleep(Duration::from_micros(100));
-        }
+        // One of them may stop the others again at once, because it has failed.
+        wait_until(|| !self.list.iter().any(VirtualCpu::stands_still));
     }
 
     /// What a stopped CPU was doing. For who has called [`stop`](Self::stop), until it calls [`resume`](Self::resume).
@@ -148,6 +148,18 @@ impl Cpus {
         // yet; the handler's frame is alive in between, and the note was written before the pointer was published.
         unsafe { self.list[id.index()].note.load(Ordering::Acquire).as_ref() }.copied()
     }
+}
+
+/// Waits for other CPUs, not for ever. False: in vain.
+fn wait_until(condition: impl Fn() -> bool) -> bool {
+    let began = Instant::now();
+    while !condition() {
+        if began.elapsed() > STOP_PATIENCE {
+            return false;
+        }
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    true
 }
 
 /// The handler of [`STOP_SIGNAL`]: stands still as long as it is asked to. Only reads its own CPU's cells (words that are
@@ -168,7 +180,7 @@ pub(super) fn on_stop_signal(machine: &Vkernel) {
     while cpus.stop.load(Ordering::SeqCst) != 0 {
         let _ = futex::wait(&cpus.stop, futex::Flags::PRIVATE, 1, None);
     }
-    own.note.store(core::ptr::null_mut(), Ordering::Release);
+    own.note.store(ptr::null_mut(), Ordering::Release);
 }
 
 impl Vkernel {

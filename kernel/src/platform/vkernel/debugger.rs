@@ -27,6 +27,8 @@ use crate::report;
 
 /// What formatting takes, several times over.
 const FAULT_STACK_BYTES: usize = 64 << 10;
+/// Bytes that a command may have; more are forgotten.
+const LINE_LIMIT: usize = 4096;
 /// Lines of a backtrace.
 const BACKTRACE_LINES: usize = 64;
 
@@ -237,6 +239,9 @@ fn read_line(attendant: &mut Attendant) -> String {
                 .drain(..=end)
                 .collect::<alloc::vec::Vec<u8>>();
             return String::from_utf8_lossy(&line).into_owned();
+        }
+        if attendant.typed.len() > LINE_LIMIT {
+            attendant.typed.clear();
         }
         if let Some(Signal::SIGTERM) = attendant.wait(None) {
             attendant.machine.exit(EXIT_TERMINATED);

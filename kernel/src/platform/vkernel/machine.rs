@@ -205,11 +205,11 @@ impl Machine for &'static Vkernel {
 
     fn describe(&self, out: &mut dyn fmt::Write) {
         let host = rustix::system::uname();
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let _ = writeln!(
             out,
-            "process {} on {} {}, {cores} cores; {} KiB of memory",
+            "process {} on {} cores of {} {}; {} KiB of memory",
             std::process::id(),
+            self.cpus.cores,
             host.sysname().to_string_lossy(),
             host.release().to_string_lossy(),
             self.memory_bytes >> 10

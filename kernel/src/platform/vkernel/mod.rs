@@ -86,6 +86,10 @@ fn start(options: &Options) -> Result<core::convert::Infallible, Refused> {
     if options.verbose {
         eprintln!("vkernel: {options:?}");
     }
+    if options.memory_bytes < usize::from(options.cpus) << 20 {
+        let why = "a CPU needs 1M";
+        return Err(Refused::new("not enough memory", why, "ask for more by -m"));
+    }
     // The terminal first: its watcher is a process of its own, and must hold nothing that is opened later.
     let terminal = terminal::Terminal::open();
     let pid_file = options.pid_file.as_deref().map(hold_pid_file).transpose()?;
@@ -121,10 +125,10 @@ fn start(options: &Options) -> Result<core::convert::Infallible, Refused> {
 /// A CPU's thread.
 fn run_cpu(machine: &'static Vkernel, node: &Arc<Node>, id: CpuId) {
     debugger::give_fault_stack();
-    machine.cpus.prepare(id);
     let cpu = node.cpu(id);
     // SAFETY: this thread enters this CPU, and no other thread does; the node is never dropped.
     unsafe { cpu.enter() };
+    machine.cpus.prepare(id);
     if id == CpuId(0) {
         crate::start::start(Arc::new(machine), node.clone());
     }

@@ -35,7 +35,7 @@ pub struct Options {
     /// Virtual CPUs, each a thread of the host: 1 to 64
     #[arg(short = 'n', value_name = "CPUS", default_value = "2", value_parser = value_parser!(u16).range(1..=64))]
     pub cpus: u16,
-    /// Memory: a number with K, M or G; at least 16M. The kernel gets no more
+    /// Memory: a number with K, M or G; at least 16M, and 1M a CPU. The kernel gets no more
     #[arg(short = 'm', value_name = "SIZE", default_value = "256M", value_parser = memory)]
     pub memory_bytes: usize,
     /// A network interface, at most 16: the socket of a LAN's port, or a tap device; without MAC a local address made
