@@ -274,6 +274,11 @@ unsafe impl GlobalAlloc for HostedHeap {
         };
         if let Some(slot) = slot_of(memory.as_ptr()) {
             slot.note(memory.as_ptr(), layout, true);
+            if slot.misuse.load(Ordering::Relaxed) != 0 {
+                // What the lists say is not to be believed any more; whoever watches will stop this node soon.
+                // SAFETY: the caller's promise.
+                return unsafe { System.alloc(layout) };
+            }
         }
         memory.as_ptr()
     }
@@ -287,7 +292,7 @@ unsafe impl GlobalAlloc for HostedHeap {
         slot.note(memory, layout, false);
         if slot.watched.load(Ordering::Relaxed) {
             if slot.misuse.load(Ordering::Relaxed) != 0 {
-                // Found out already: what the lists say is not to be believed any more.
+                // Found out already; as in `alloc`.
                 return;
             }
             // SAFETY: freed by the caller, so ours to write.
