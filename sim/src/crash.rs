@@ -32,7 +32,9 @@ pub fn running(seed: Option<u64>) {
 /// The host's, which is not expected.
 pub fn tell_seeds() -> nix::Result<()> {
     let handler = SigHandler::Handler(on_fault);
-    let action = SigAction::new(handler, SaFlags::SA_RESETHAND, SigSet::empty());
+    // On the stack that the host's library keeps for this: the thread's own may be part of the damage.
+    let flags = SaFlags::SA_RESETHAND | SaFlags::SA_ONSTACK;
+    let action = SigAction::new(handler, flags, SigSet::empty());
     for signal in [
         Signal::SIGSEGV,
         Signal::SIGBUS,
