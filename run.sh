@@ -15,7 +15,7 @@ usage: ./run.sh [COMMAND] [OPTIONS]
   carp     two nodes and a client on a virtual LAN: watch an address fail over
   trace    record every CPU's executor: trace.pftrace (Perfetto) and trace.html
   test     every test there is; the last line counts them
-  bench    boot | lan | vkernel | executor: the figures, each beside a peer measured in the same run
+  bench    boot | lan | vkernel | sim | executor: the figures, each beside a peer measured in the same run
   iso      make a GRUB image that boots under BIOS and UEFI
   lan      the virtual LAN alone, for your own VMs
   help     this text

@@ -194,7 +194,7 @@ setup_remember() {
 # Is any node of this command line a VM? The words can stand behind their option, or behind its equals sign.
 setup_wants_vm() { # COMMAND [WORD...]
     case "$1 ${*:2} " in
-        'vkernel '* | 'sim '* | 'carp '*[\ =]vkernel,vkernel' '* | 'trace '*[\ =]vkernel' '* | 'bench vkernel '*) return 1 ;;
+        'vkernel '* | 'sim '* | 'carp '*[\ =]vkernel,vkernel' '* | 'trace '*[\ =]vkernel' '* | 'bench vkernel '* | 'bench sim '*) return 1 ;;
     esac
 }
 

@@ -10,6 +10,7 @@
 pub mod act;
 pub mod client;
 pub mod clock;
+pub mod crash;
 pub mod lan;
 pub mod many;
 pub mod node;

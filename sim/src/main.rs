@@ -152,6 +152,7 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
     };
     kernel::platform::arena::reserve(arguments.jobs() * (NODES + 2), NODE_BYTES)
         .context("cannot reserve addresses for the nodes' memory; fewer --jobs need less")?;
+    sim::crash::tell_seeds().context("cannot catch faults")?;
     // A kernel's panic is a broken promise like any other, and told as such.
     std::panic::set_hook(Box::new(|_| {}));
     match arguments.seeds {

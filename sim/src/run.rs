@@ -35,6 +35,7 @@ pub fn run(
     keep: Option<&[usize]>,
     trace: Option<ClassMask>,
 ) -> Outcome {
+    crate::crash::running(Some(seed));
     let plan = (scenario.plan)(&mut Random::new(seed, "plan"), options);
     let acts: Vec<(usize, Timed)> = plan.acts.into_iter().enumerate().collect();
     let acts: Vec<(usize, Timed)> = match keep {
@@ -69,6 +70,7 @@ pub fn run(
         screens,
     };
     clear(world, outcome.violation.is_some());
+    crate::crash::running(None);
     outcome
 }
 

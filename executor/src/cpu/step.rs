@@ -127,7 +127,7 @@ impl Cpu {
     }
 
     /// What this CPU, halted and rung by nobody, would sleep over for ever. `armed_ns` is what the platform's timer is set
-    /// to. Owner.
+    /// to. Owner, or the one host thread that runs all CPUs of the node in turn.
     pub fn left_behind(&self, armed_ns: Option<u64>) -> Option<Broken> {
         let broken = if !self.run_queue.is_empty() {
             Broken::Runnable

@@ -21,7 +21,9 @@ use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 
-use executor::{Builder, Event, Message, Pending, Port, PortRef, Priority, Put, Serve, Server};
+use executor::{
+    Builder, Counter, Event, Message, Pending, Port, PortRef, Priority, Put, Serve, Server,
+};
 use net::{DeviceStatistics, Interface, MacAddress, Packet};
 
 use crate::network::NetworkDevice;
@@ -71,15 +73,15 @@ pub trait Cable: Send + Sync + 'static {
     fn flush(&self);
 }
 
-/// Declares the counters once: the fields, their texts for `netstat -s`, and how to walk them.
+/// Declares the counters of the card's CPU once: the fields, their texts for `netstat -s`, and how to walk them.
 macro_rules! counters {
     ($($name:ident = $text:literal),* $(,)?) => {
         #[derive(Default)]
-        struct Counters { $($name: AtomicU64,)* }
+        struct Counters { $($name: Counter,)* }
 
         impl Counters {
             fn each(&self, show: &mut dyn FnMut(&'static str, u64)) {
-                $(show($text, self.$name.load(Ordering::Relaxed));)*
+                $(show($text, self.$name.get());)*
             }
         }
     };
@@ -93,11 +95,6 @@ counters! {
     sent_bytes = "output bytes",
     full = "output dropped: the cable is full",
     unplugged = "output dropped: nothing is connected",
-    queue_full = "output dropped: too many wait for the device",
-}
-
-fn count(counter: &AtomicU64, n: usize) {
-    counter.fetch_add(n as u64, Ordering::Relaxed);
 }
 
 /// What every CPU may touch.
@@ -106,6 +103,9 @@ struct Status {
     link_up: AtomicBool,
     /// Frames between [`net::Device::transmit`] and the cable.
     queued: AtomicUsize,
+    /// Frames that found too many before them, on whatever CPU.
+    queue_full: AtomicU64,
+    /// Written on the card's CPU alone.
     counters: Counters,
 }
 
@@ -132,6 +132,7 @@ impl Vke {
             mac: cable.mac(),
             link_up: AtomicBool::new(cable.link_up()),
             queued: AtomicUsize::new(0),
+            queue_full: AtomicU64::new(0),
             counters: Counters::default(),
         });
         let core = Rc::new(Core {
@@ -178,14 +179,14 @@ impl Core {
         queued.fetch_sub(1, Ordering::Relaxed);
         match self.cable.send(packet.data()) {
             Ok(()) => {
-                count(&counters.sent, 1);
-                count(&counters.sent_bytes, packet.data().len());
+                counters.sent.add(1);
+                counters.sent_bytes.add(packet.data().len() as u64);
                 if !self.unflushed.replace(true) {
                     self.flush.signal();
                 }
             }
-            Err(NotSent::Full) => count(&counters.full, 1),
-            Err(NotSent::Unplugged) => count(&counters.unplugged, 1),
+            Err(NotSent::Full) => counters.full.add(1),
+            Err(NotSent::Unplugged) => counters.unplugged.add(1),
         }
     }
 
@@ -194,11 +195,11 @@ impl Core {
         let counters = &self.status.counters;
         let mut take = |frame: &[u8]| match Packet::copy_from(HEADROOM_BYTES, frame) {
             Ok(packet) => {
-                count(&counters.received, 1);
-                count(&counters.received_bytes, frame.len());
+                counters.received.add(1);
+                counters.received_bytes.add(frame.len() as u64);
                 batch.push(packet);
             }
-            Err(net::OutOfMemory) => count(&counters.no_memory, 1),
+            Err(net::OutOfMemory) => counters.no_memory.add(1),
         };
         (0..BATCH).all(|_| self.cable.receive(&mut take))
     }
@@ -297,11 +298,11 @@ impl net::Device for Device {
 
     fn transmit(&self, packet: Packet) {
         let Status {
-            queued, counters, ..
+            queued, queue_full, ..
         } = &*self.status;
         if queued.fetch_add(1, Ordering::Relaxed) >= QUEUE_LIMIT {
             queued.fetch_sub(1, Ordering::Relaxed);
-            count(&counters.queue_full, 1);
+            queue_full.fetch_add(1, Ordering::Relaxed);
             return;
         }
         self.port.post(Transmit(packet));
@@ -309,18 +310,28 @@ impl net::Device for Device {
 
     fn each_counter(&self, show: &mut dyn FnMut(&'static str, u64)) {
         self.status.counters.each(show);
+        let queue_full = self.status.queue_full.load(Ordering::Relaxed);
+        show("output dropped: too many wait for the device", queue_full);
     }
 
     fn statistics(&self) -> DeviceStatistics {
-        let counters = &self.status.counters;
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Counters {
+            received,
+            received_bytes,
+            no_memory,
+            sent,
+            sent_bytes,
+            full,
+            unplugged,
+        } = &self.status.counters;
+        let queue_full = self.status.queue_full.load(Ordering::Relaxed);
         DeviceStatistics {
-            received_packets: get(&counters.received),
-            received_bytes: get(&counters.received_bytes),
-            received_drops: get(&counters.no_memory),
-            sent_packets: get(&counters.sent),
-            sent_bytes: get(&counters.sent_bytes),
-            sent_drops: get(&counters.full) + get(&counters.unplugged) + get(&counters.queue_full),
+            received_packets: received.get(),
+            received_bytes: received_bytes.get(),
+            received_drops: no_memory.get(),
+            sent_packets: sent.get(),
+            sent_bytes: sent_bytes.get(),
+            sent_drops: full.get() + unplugged.get() + queue_full,
         }
     }
 }

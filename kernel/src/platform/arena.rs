@@ -249,6 +249,25 @@ impl Slot {
     }
 }
 
+/// Notes what a heap over `zones` hands out. False: the arena is watched, and has seen something go wrong.
+#[inline]
+fn noted(zones: &'static ZoneMap, memory: *mut u8, layout: Layout) -> bool {
+    match slot_of(memory).filter(|slot| ptr::eq(&slot.zones, zones)) {
+        Some(slot) => {
+            slot.note(memory, layout, true);
+            slot.misuse.load(Ordering::Relaxed) == 0
+        }
+        None => {
+            // Zones that are no arena's, or memory from nowhere.
+            let own = slots().iter().find(|slot| ptr::eq(&slot.zones, zones));
+            let broken = own.filter(|slot| slot.watched.load(Ordering::Relaxed));
+            broken
+                .inspect(|slot| slot.misuse.store(1, Ordering::Relaxed))
+                .is_none()
+        }
+    }
+}
+
 /// The allocator of a process that holds kernels.
 pub struct HostedHeap;
 
@@ -272,10 +291,12 @@ unsafe impl GlobalAlloc for HostedHeap {
         let Some(memory) = memory else {
             return ptr::null_mut();
         };
-        if let Some(slot) = slot_of(memory.as_ptr()) {
-            slot.note(memory.as_ptr(), layout, true);
+        if noted(zones, memory.as_ptr(), layout) {
+            return memory.as_ptr();
         }
-        memory.as_ptr()
+        // What the lists say is not to be believed any more; whoever watches will stop this node soon.
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
     }
 
     #[inline]
@@ -287,7 +308,7 @@ unsafe impl GlobalAlloc for HostedHeap {
         slot.note(memory, layout, false);
         if slot.watched.load(Ordering::Relaxed) {
             if slot.misuse.load(Ordering::Relaxed) != 0 {
-                // Found out already: what the lists say is not to be believed any more.
+                // Found out already; as in `alloc`.
                 return;
             }
             // SAFETY: freed by the caller, so ours to write.

@@ -5,4 +5,5 @@ mod echo;
 pub mod lan;
 mod linux;
 pub mod report;
+pub mod sim;
 pub mod vkernel;

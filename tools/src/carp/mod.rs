@@ -46,7 +46,8 @@ pub struct Scenario {
 impl Scenario {
     /// The usual timers, or with `fast` the shortest that nodes of these kinds keep up with: an emulated
     /// VM on a busy host stands still for longer than 23 ms, which the backup takes for its end (measured
-    /// with four busy loops on two cores: eight times in 15 s, with 47 ms never). A vkernel does not.
+    /// with four busy loops on two cores: eight times in 15 s, with 47 ms never). Between vkernels that takes a host on
+    /// which more than three threads want each core.
     pub fn new(fast: bool, nodes: [NodeKind; 2]) -> Scenario {
         let (advbase, skews, crash_limit_ms) = match (fast, nodes) {
             (false, _) => (1, [0, 100], 3450),

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::bench::report::{self, Row};
-use crate::bench::{boot, lan, vkernel};
+use crate::bench::{boot, lan, sim, vkernel};
 use crate::host;
 
 /// Boots measured in each case.
@@ -23,6 +23,8 @@ enum Bench {
     Lan,
     /// The kernel as a process: start, idling, failover, UDP echo
     Vkernel,
+    /// The simulator: virtual time made by one core
+    Sim,
     /// The executor beside tokio and glommio, in the hosted build
     Executor,
 }
@@ -56,6 +58,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         rows.extend(vkernel::run(arguments.runs.unwrap_or(STARTS), |what| {
             eprintln!("bench vkernel: {what}")
         })?);
+    }
+    if arguments.bench.is_none_or(|bench| bench == Bench::Sim) {
+        rows.extend(sim::run(arguments.runs.unwrap_or(BOOTS))?);
     }
     if arguments.bench.is_none_or(|bench| bench == Bench::Executor) {
         rows.extend(executor(arguments.runs)?);
