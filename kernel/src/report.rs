@@ -75,7 +75,7 @@ mod tests {
     fn a_new_line_begins_at_the_left() {
         let mut bytes = Vec::new();
         let mut lines = Lines(|piece: &[u8]| bytes.extend_from_slice(piece));
-        write!(lines, "a\n\n{}", "b\nc").unwrap();
+        write!(lines, "a\n\nb\nc").unwrap();
         assert_eq!(bytes, b"a\r\n\r\nb\r\nc");
     }
 }

