@@ -119,7 +119,7 @@ impl Attendant {
         if !matches!(poll(&mut places[..count], timeout.as_ref()), Ok(1..)) {
             return None;
         }
-        let [signals, news, typed] = places.map(|place| !place.revents().is_empty());
+        let [_, news, typed] = places.map(|place| !place.revents().is_empty());
         if news {
             let _ = rustix::io::read(&self.machine.news, &mut [0; 8]);
         }
@@ -132,12 +132,8 @@ impl Attendant {
                 Ok(_) | Err(_) => self.input_is_open = false,
             }
         }
-        let signal = self
-            .signals
-            .read_signal()
-            .ok()
-            .flatten()
-            .filter(|_| signals)?;
+        // Even if it came after the poll: whoever looks must not throw it away.
+        let signal = self.signals.read_signal().ok().flatten()?;
         Signal::try_from(signal.ssi_signo as i32).ok()
     }
 }
