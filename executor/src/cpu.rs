@@ -234,6 +234,8 @@ impl Cpu {
     ///
     /// # Panics
     /// When called anywhere but on this CPU, or from within a thread, a handler or a message.
+    // A frame of its own, where a backtrace ends.
+    #[inline(never)]
     pub fn run(&self) {
         self.begin_loop();
         self.critical.set(1);

@@ -15,8 +15,11 @@ const IP_BYTES: usize = 20;
 const ECHO_BYTES: usize = 8;
 const ICMP: u8 = 1;
 const UDP: u8 = 17;
-/// The client's own UDP port.
+/// The client's own UDP port, from which it asks a port that echoes.
 const OWN_PORT: u16 = 4007;
+/// The lowest port from which it asks a closed one: the others follow by the request's number.
+const LOWEST_PORT: u16 = 10_000;
+const PORTS: u16 = 50_000;
 /// One of this many ticks asks for the target's address again, as hosts do whose answers grow old.
 const ASK_EVERY: u64 = 50;
 /// Requests remembered: an answer to an older one is nobody's.
@@ -31,6 +34,8 @@ pub enum Question {
     PingAllSizes,
     /// UDP datagrams of all sizes to this port.
     Udp(u16),
+    /// UDP datagrams to a port that nobody listens on: ICMP says so, on the CPU of the flow, from the address asked.
+    ClosedPort(u16),
 }
 
 /// What it has counted.
@@ -128,6 +133,9 @@ impl Client {
             return None;
         }
         let payload = match self.question {
+            Question::ClosedPort(port) => {
+                return self.receive_unreachable(now_ns, header, body, port);
+            }
             Question::Udp(port) => {
                 let whole = udp_sum(header, body) == 0
                     && body[..2] == port.to_be_bytes()
@@ -142,6 +150,38 @@ impl Client {
             self.counts.wrong += 1;
             return None;
         }
+        self.answered(now_ns, sequence);
+        Some(())
+    }
+
+    /// "Port unreachable" (RFC 792), which quotes the header and eight bytes of what it answers.
+    fn receive_unreachable(
+        &mut self,
+        now_ns: u64,
+        header: &[u8],
+        body: &[u8],
+        port: u16,
+    ) -> Option<()> {
+        let quoted = body.get(ECHO_BYTES..)?;
+        let datagram = quoted.get(IP_BYTES..IP_BYTES + 4)?;
+        let ours =
+            quoted[12..16] == self.address.octets() && quoted[16..20] == self.target.octets();
+        if header[9] != ICMP
+            || body[..2] != [3, 3]
+            || checksum(body) != 0
+            || !ours
+            || datagram[2..4] != port.to_be_bytes()
+        {
+            return None;
+        }
+        let from = u16::from_be_bytes([datagram[0], datagram[1]]);
+        let behind = self.port().wrapping_add(PORTS - from) % PORTS;
+        self.answered(now_ns, self.sequence.wrapping_sub(behind));
+        Some(())
+    }
+
+    /// A right answer to request `sequence` came.
+    fn answered(&mut self, now_ns: u64, sequence: u16) {
         match std::mem::take(&mut self.sent_ns[usize::from(sequence) % REMEMBERED]) {
             0 => self.counts.again += 1,
             sent_ns => {
@@ -150,7 +190,11 @@ impl Client {
                 self.last_answered_ns = self.last_answered_ns.max(Some(sent_ns));
             }
         }
-        Some(())
+    }
+
+    /// The port from which the newest request to a closed port was sent.
+    fn port(&self) -> u16 {
+        LOWEST_PORT + self.sequence % PORTS
     }
 
     fn receive_arp(&mut self, body: &[u8]) -> Option<Vec<u8>> {
@@ -181,7 +225,7 @@ impl Client {
     /// What request `sequence` holds: its number, then bytes that follow from it.
     fn payload(&self, sequence: u16) -> Vec<u8> {
         let length = match self.question {
-            Question::Ping => 8,
+            Question::Ping | Question::ClosedPort(_) => 8,
             // A prime, so that all sizes come.
             Question::PingAllSizes | Question::Udp(_) => 2 + usize::from(sequence) * 211 % 1400,
         };
@@ -201,9 +245,14 @@ impl Client {
         ip[16..20].copy_from_slice(&self.target.octets());
         let mut echo = vec![0; ECHO_BYTES];
         echo.extend_from_slice(&payload);
-        if let Question::Udp(port) = self.question {
+        let ports = match self.question {
+            Question::Udp(port) => Some((OWN_PORT, port)),
+            Question::ClosedPort(port) => Some((self.port(), port)),
+            _ => None,
+        };
+        if let Some((from, port)) = ports {
             ip[9] = UDP;
-            echo[..2].copy_from_slice(&OWN_PORT.to_be_bytes());
+            echo[..2].copy_from_slice(&from.to_be_bytes());
             echo[2..4].copy_from_slice(&port.to_be_bytes());
             echo[4..6].copy_from_slice(&length.to_be_bytes());
             // RFC 768: a sum of 0 is sent as its other form.

@@ -1,12 +1,17 @@
-//! What is said when the simulator itself is killed by a fault: which seeds were running.
+//! What is said of panics, and when the simulator itself is killed by a fault: which seeds were running.
+//!
+//! A panic of a kernel is a broken promise like any other, so the hook prints nothing and remembers what was said, and where.
 //!
 //! A kernel that corrupts memory may take the process down before any promise is looked at. The seed is then all there is
 //! to go on with, so it must not be lost.
 
+use std::any::Any;
+use std::cell::RefCell;
 use std::ffi::c_int;
 use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use kernel::platform::arena::abroad;
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
@@ -19,6 +24,30 @@ static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 std::thread_local! {
     static SLOT: usize = NEXT.fetch_add(1, Ordering::Relaxed) % RUNS;
+}
+
+std::thread_local! {
+    static SAID: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// From now on a panic prints nothing, and [`what_panicked`] has its words.
+pub fn remember_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        // It may be a CPU of a node that panics: what is remembered is the world's.
+        abroad(|| SAID.with(|said| info.to_string().clone_into(&mut said.borrow_mut())));
+    }));
+}
+
+/// What the newest panic of this thread said, whose payload this is.
+#[must_use]
+pub fn what_panicked(payload: &(dyn Any + Send)) -> String {
+    let said = SAID.with(|said| std::mem::take(&mut *said.borrow_mut()));
+    if !said.is_empty() {
+        return said;
+    }
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
+    text.unwrap_or("(no message)").to_owned()
 }
 
 /// This thread runs this seed now, or none.

@@ -9,18 +9,23 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use executor::trace::ClassMask;
 use serde_json::json;
 use sim::act::{Seconds, node_name};
 use sim::many::{Order, Sum, many};
-use sim::run::{Outcome, run};
+use sim::run::{self, Outcome, run};
 use sim::scenarios::{self, Options, Scenario};
 use sim::{report, shrink};
 
-/// Memory of a node; hard.
+/// Memory of a node, and more for each CPU; hard.
 const NODE_BYTES: usize = 16 << 20;
+const CPU_BYTES: usize = 4 << 20;
+/// CPUs of a node where the seed chooses.
+const USUAL_CPUS: u8 = 5;
+/// Nodes that runs which fail may leave behind for good.
+const SPARE_NODES: usize = 64;
 /// Nodes that one run may have at a time.
 const NODES: usize = 8;
 
@@ -49,9 +54,9 @@ struct Arguments {
     /// Look for a shorter list of what happens that still breaks the same promise
     #[arg(long)]
     shrink: bool,
-    /// Of what happens only these, by their numbers, such as 0,3,4 (as --shrink prints them)
-    #[arg(long, value_name = "NUMBERS", value_delimiter = ',')]
-    only: Option<Vec<usize>>,
+    /// Of what happens only these, by their numbers, such as 0,3,4 (as --shrink prints them), or none
+    #[arg(long, value_name = "NUMBERS", value_parser = numbers, conflicts_with = "seeds")]
+    only: Option<Numbers>,
     /// Write the trace of the run to FILE.txt, FILE.pftrace, FILE.html and FILE.bin
     #[arg(long, value_name = "FILE", conflicts_with = "seeds")]
     trace: Option<PathBuf>,
@@ -59,7 +64,7 @@ struct Arguments {
     #[arg(short, long)]
     verbose: bool,
     /// Print one JSON object
-    #[arg(long)]
+    #[arg(long, conflicts_with = "verbose")]
     json: bool,
     /// Nodes [default: the seed chooses]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=8))]
@@ -79,6 +84,22 @@ struct Arguments {
     /// Virtual seconds [default: as long as the story needs]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     length: Option<u64>,
+}
+
+/// Numbers of acts.
+#[derive(Clone, Debug, Default)]
+struct Numbers(Vec<usize>);
+
+fn numbers(words: &str) -> Result<Numbers, String> {
+    if words == "none" {
+        return Ok(Numbers::default());
+    }
+    let number = |word: &str| word.parse().map_err(|_| format!("{word}: not a number"));
+    words
+        .split(',')
+        .map(number)
+        .collect::<Result<_, _>>()
+        .map(Numbers)
 }
 
 impl Arguments {
@@ -119,7 +140,11 @@ impl Arguments {
         }
         if let Some(only) = only {
             let numbers: Vec<String> = only.iter().map(usize::to_string).collect();
-            words += &format!(" --only {}", numbers.join(","));
+            let numbers = numbers.join(",");
+            words += &format!(
+                " --only {}",
+                if numbers.is_empty() { "none" } else { &numbers }
+            );
         }
         words
     }
@@ -127,8 +152,16 @@ impl Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match start(&arguments) {
+    // Panics are remembered, not printed; one of the simulator's own must not go unsaid.
+    let outcome = std::panic::catch_unwind(|| start(&arguments)).unwrap_or_else(|payload| {
+        Err(anyhow::anyhow!(
+            "a bug of the simulator: {}",
+            sim::crash::what_panicked(&*payload)
+        ))
+    });
+    match outcome {
         Ok(code) => code,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sim: {error:#}");
             ExitCode::FAILURE
@@ -136,10 +169,17 @@ fn main() -> ExitCode {
     }
 }
 
+/// Whoever reads has read enough.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
 fn start(arguments: &Arguments) -> Result<ExitCode> {
+    let out = &mut std::io::stdout();
     if arguments.scenario == "list" {
         for scenario in scenarios::ALL {
-            println!("{:<10} {}", scenario.name, scenario.summary);
+            writeln!(out, "{:<10} {}", scenario.name, scenario.summary)?;
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -150,11 +190,12 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
         );
         return Ok(ExitCode::from(2));
     };
-    kernel::platform::arena::reserve(arguments.jobs() * (NODES + 2), NODE_BYTES)
+    let cpus = usize::from(arguments.cpus.unwrap_or(USUAL_CPUS));
+    let nodes = arguments.jobs() * (NODES + 2) + SPARE_NODES;
+    kernel::platform::arena::reserve(nodes, NODE_BYTES + cpus * CPU_BYTES)
         .context("cannot reserve addresses for the nodes' memory; fewer --jobs need less")?;
     sim::crash::tell_seeds().context("cannot catch faults")?;
-    // A kernel's panic is a broken promise like any other, and told as such.
-    std::panic::set_hook(Box::new(|_| {}));
+    sim::crash::remember_panics();
     match arguments.seeds {
         None => one(arguments, scenario, arguments.seed),
         Some(count) => several(arguments, scenario, count),
@@ -180,9 +221,9 @@ fn several(arguments: &Arguments, scenario: &Scenario, count: u64) -> Result<Exi
     };
     let sum = many(&order, &stop);
     if arguments.json {
-        println!("{}", sum.json(scenario.name));
+        writeln!(std::io::stdout(), "{}", sum.json(scenario.name))?;
     } else {
-        print!("{}", in_words(scenario.name, &sum));
+        write!(std::io::stdout(), "{}", in_words(scenario.name, &sum))?;
     }
     if let Some((seed, ..)) = sum.failed.first() {
         if !arguments.json {
@@ -220,7 +261,31 @@ fn in_words(scenario: &str, sum: &Sum) -> String {
 }
 
 fn one(arguments: &Arguments, scenario: &Scenario, seed: u64) -> Result<ExitCode> {
-    let (options, keep) = (arguments.options(), arguments.only.as_deref());
+    let (options, keep) = (
+        arguments.options(),
+        arguments.only.as_ref().map(|only| &only.0[..]),
+    );
+    let script = run::script(scenario, seed, &options);
+    if let Some(unknown) = keep
+        .unwrap_or_default()
+        .iter()
+        .find(|number| **number >= script.acts)
+    {
+        bail!(
+            "--only {unknown}: nothing has that number; seed {seed} has {} acts",
+            script.acts
+        );
+    }
+    if let Some(length_ns) = options
+        .length_ns
+        .filter(|length_ns| *length_ns < script.length_ns)
+    {
+        let (asked, needed) = (
+            length_ns / 1_000_000_000,
+            script.length_ns.div_ceil(1_000_000_000),
+        );
+        bail!("--length {asked}: the story of seed {seed} takes {needed} s");
+    }
     let began = std::time::Instant::now();
     let mut outcome = run(scenario, seed, &options, keep, None);
     let took = began.elapsed();
@@ -242,7 +307,11 @@ fn one(arguments: &Arguments, scenario: &Scenario, seed: u64) -> Result<ExitCode
         outcome = run(scenario, seed, &options, keep, Some(ClassMask::ALL));
     }
     if arguments.json {
-        println!("{}", as_json(scenario.name, seed, &outcome, took));
+        writeln!(
+            std::io::stdout(),
+            "{}",
+            as_json(scenario.name, seed, &outcome, took)
+        )?;
     } else {
         tell(arguments, scenario, seed, &outcome, keep, took)?;
     }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::run::run;
 use crate::scenarios::{Options, Scenario};
-use crate::world::Violation;
+use crate::world::{NO_MEMORY, Violation};
 
 /// How often the progress line is written anew.
 const PULSE: Duration = Duration::from_millis(250);
@@ -96,8 +96,9 @@ impl Shared {
             self.faults
                 .fetch_add(outcome.tally.faults, Ordering::Relaxed);
             if let Some((at_ns, violation)) = outcome.violation {
+                let goes_on = order.keep_going && violation.rule != NO_MEMORY;
                 self.failures().push((seed, at_ns, violation));
-                if !order.keep_going {
+                if !goes_on {
                     self.stop.store(true, Ordering::Relaxed);
                 }
             }
@@ -118,8 +119,8 @@ pub fn many(order: &Order<'_>, stop: &AtomicBool) -> Sum {
         let mut shown = Instant::now();
         while workers.iter().any(|worker| !worker.is_finished()) {
             std::thread::sleep(Duration::from_millis(2));
-            if stop.load(Ordering::Relaxed) {
-                shared.stop.store(true, Ordering::Relaxed);
+            if stop.load(Ordering::Relaxed) && !shared.stop.swap(true, Ordering::Relaxed) {
+                eprintln!("\nsim: stops when the runs that go on have ended; once more ends them");
             }
             if shows && shown.elapsed() >= PULSE {
                 shown = Instant::now();

@@ -77,6 +77,17 @@ pub enum Stepped {
     Ended(Ended),
     /// It panicked, and said this.
     Panicked(String),
+    /// It holds what a CPU between two polls must not.
+    Holds(Broken),
+}
+
+/// What a node leaves behind when it has gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// Allocated memory: objects and bytes.
+    Memory(i64, i64),
+    /// A panic of what was dropped, which said this.
+    Panic(String),
 }
 
 /// A node's place in the world.
@@ -109,11 +120,12 @@ impl Host {
         }
     }
 
-    /// Switches it on; its CPUs begin at `now_ns`, on a clock that is off by `drift_ppm`.
+    /// Switches it on; its CPUs begin at `now_ns`, on a clock that is off by `drift_ppm`. False: there is no memory left
+    /// for it.
     ///
     /// # Panics
-    /// If it is on already, or there are more nodes than arenas.
-    pub fn boot(&mut self, now_ns: u64, drift_ppm: i64) {
+    /// If it is on already, or the kernel panics as it starts.
+    pub fn boot(&mut self, now_ns: u64, drift_ppm: i64) -> bool {
         assert!(
             self.running.is_none(),
             "{} is switched on already",
@@ -126,7 +138,9 @@ impl Host {
             mac,
             program,
         } = &self.settings;
-        let arena = Arena::take(true).expect("an arena for each node was reserved");
+        let Some(arena) = Arena::take(true) else {
+            return false;
+        };
         let cable = Arc::new(SimulatedCable::new(*mac));
         let machine = Simulated::new(Parts {
             command_line: format!("hostname={name} quiet"),
@@ -165,10 +179,11 @@ impl Host {
             arena,
             cpus,
         });
+        true
     }
 
-    /// Switches it off at once: nothing on it runs any more, as in a power cut. What it leaves in memory, if anything.
-    pub fn kill(&mut self) -> Option<(i64, i64)> {
+    /// Switches it off at once: nothing on it runs any more, as in a power cut. What it leaves behind, if anything.
+    pub fn kill(&mut self) -> Option<Left> {
         let running = self.running.take()?;
         self.frozen = false;
         self.screen.append(&mut running.machine.take_words().0);
@@ -211,9 +226,10 @@ impl Running {
             drive(cpu, machine, state, number, now_ns)
         }));
         let stepped = match outcome {
-            Ok(()) => Stepped::On,
+            Ok(()) => cpu.at_rest().map_or(Stepped::On, Stepped::Holds),
             Err(payload) => {
-                cpu.recover();
+                // SAFETY: the step is over, and this is who makes them.
+                unsafe { cpu.recover() };
                 ended(payload)
             }
         };
@@ -267,20 +283,21 @@ impl Running {
         (state.asleep.is_some() && !state.rung).then(|| self.machine.timer_ns(number))
     }
 
-    /// What must hold between two steps and does not. `stepped` is the CPU that has just run.
+    /// What a CPU that sleeps would sleep over for ever.
     #[must_use]
-    pub fn check(&self, stepped: usize) -> Option<Broken> {
-        if let Some(broken) = self.node.cpu(CpuId(stepped as u16)).at_rest() {
-            return Some(broken);
-        }
-        let sleepers = self.node.cpus().zip(&self.cpus).enumerate();
-        sleepers
-            .filter(|(_, (_, state))| state.asleep.is_some() && !state.rung)
-            .find_map(|(number, (cpu, _))| cpu.left_behind(self.machine.timer_ns(number)))
+    pub fn left_behind(&self) -> Option<Broken> {
+        let mut sleepers = self.node.cpus().zip(&self.cpus).enumerate();
+        sleepers.find_map(|(number, (cpu, state))| {
+            if state.asleep.is_none() || state.rung {
+                return None;
+            }
+            // SAFETY: this host thread alone runs this node, and is between two steps.
+            unsafe { cpu.left_behind(self.machine.timer_ns(number)) }
+        })
     }
 
-    /// Stops every CPU, has each drop its threads, and drops the node. What is still allocated then: objects and bytes.
-    fn dismantle(self) -> Option<(i64, i64)> {
+    /// Stops every CPU, has each drop its threads, and drops the node. What is left then.
+    fn dismantle(self) -> Option<Left> {
         let Self {
             node,
             machine,
@@ -288,14 +305,21 @@ impl Running {
             arena,
             ..
         } = self;
+        let mut panicked = None;
         node.stop();
         for cpu in node.cpus() {
             // SAFETY: as in `step`.
             unsafe { cpu.enter() };
             // The messages on their way first; the step that finds the node stopped drops the threads.
-            let _ = catch_unwind(AssertUnwindSafe(|| while cpu.step() {}));
-            cpu.recover();
+            let outcome = catch_unwind(AssertUnwindSafe(|| while cpu.step() {}));
+            // SAFETY: as in `step`.
+            unsafe { cpu.recover() };
             cpu.leave();
+            if let Err(payload) = outcome
+                && let Stepped::Panicked(text) = ended(payload)
+            {
+                panicked.get_or_insert(Left::Panic(text));
+            }
         }
         let machine_is_kept = Arc::downgrade(&machine);
         // The events of both hold the wakers of threads.
@@ -304,12 +328,12 @@ impl Running {
         drop(node);
         let (objects, bytes) = arena.live();
         if node_is_kept || machine_is_kept.strong_count() > 0 {
-            // Somebody still has it, so the memory must stay: it is not released.
-            return Some((objects.max(1), bytes));
+            // Somebody still has it, so the memory stays taken for good.
+            return panicked.or(Some(Left::Memory(objects.max(1), bytes)));
         }
         // SAFETY: the node is gone; what has leaked can be reached by nobody.
         unsafe { arena.release() };
-        (objects != 0).then_some((objects, bytes))
+        panicked.or((objects != 0).then_some(Left::Memory(objects, bytes)))
     }
 }
 
@@ -335,14 +359,6 @@ fn drive(cpu: &Cpu, machine: &Simulated, state: &mut CpuState, number: usize, no
 fn ended(payload: Box<dyn Any + Send>) -> Stepped {
     match payload.downcast::<Ended>() {
         Ok(ended) => Stepped::Ended(*ended),
-        Err(payload) => {
-            let text = payload.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| {
-                payload
-                    .downcast_ref::<&str>()
-                    .map(|text| (*text).to_owned())
-            });
-            Stepped::Panicked(text.unwrap_or_else(|| "(no message)".to_owned()))
-        }
+        Err(payload) => Stepped::Panicked(crate::crash::what_panicked(&*payload)),
     }
 }

@@ -5,10 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use executor::trace::ClassMask;
 
 use crate::act::Timed;
+use crate::crash::what_panicked;
 use crate::random::Random;
 use crate::recorder::Recorder;
 use crate::scenarios::{Options, Scenario};
-use crate::world::{Tally, Violation, World};
+use crate::world::{NO_PANIC, Tally, Violation, World};
 
 /// How a run ended.
 pub struct Outcome {
@@ -24,6 +25,29 @@ pub struct Outcome {
     pub recorder: Option<Recorder>,
     /// What each node's console showed.
     pub screens: Vec<(String, Vec<u8>)>,
+}
+
+/// What a seed's script is like, before anything happens.
+#[derive(Clone, Copy, Debug)]
+pub struct Script {
+    /// How many acts it has.
+    pub acts: usize,
+    /// How long the story takes by itself, nanoseconds.
+    pub length_ns: u64,
+}
+
+/// Reads a seed's script without playing it.
+#[must_use]
+pub fn script(scenario: &Scenario, seed: u64, options: &Options) -> Script {
+    let options = Options {
+        length_ns: None,
+        ..*options
+    };
+    let plan = (scenario.plan)(&mut Random::new(seed, "plan"), &options);
+    Script {
+        acts: plan.acts.len(),
+        length_ns: plan.length_ns,
+    }
 }
 
 /// Runs a seed. `keep` names the acts of the script that happen (None: all of them).
@@ -48,9 +72,15 @@ pub fn run(
     let timed: Vec<Timed> = acts.iter().map(|(_, timed)| timed.clone()).collect();
     let mut world = World::new(seed);
     world.recorder = trace.map(|classes| Recorder::new(classes, plan.nodes, plan.cpus));
-    let result = (plan.set_up)(&mut world, &timed)
-        .and_then(|()| world.run_until(plan.length_ns))
-        .and_then(|()| world.end());
+    let (set_up, length_ns) = (plan.set_up, plan.length_ns);
+    let played = catch_unwind(AssertUnwindSafe(|| {
+        set_up(&mut world, &timed)?;
+        world.run_until(length_ns)?;
+        world.end()
+    }));
+    // Outside of a step: as a kernel starts, or a bug of the simulator.
+    let result =
+        played.unwrap_or_else(|payload| Err(Violation::new(NO_PANIC, what_panicked(&*payload))));
     let violation = result.err().map(|violation| (world.now_ns(), violation));
     let screens = (0..world.node_count()).map(|node| {
         let host = world.host(node);

@@ -16,9 +16,15 @@ use crate::act::Act;
 use crate::client::Client;
 use crate::clock::DRIFT_PPM;
 use crate::lan::{Cable, Flight, Lan};
-use crate::node::{Host, NEVER, Settings, Stepped};
+use crate::node::{Host, Left, NEVER, Settings, Stepped};
 use crate::random::Random;
 use crate::recorder::Recorder;
+
+/// A kernel's panic, told as a promise.
+pub const NO_PANIC: &str = "no kernel panics";
+
+/// The simulator's own limit, told as a promise.
+pub const NO_MEMORY: &str = "the simulator has memory for another node";
 
 /// A promise was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -356,19 +362,19 @@ impl World {
             Stepped::On => {}
             Stepped::Panicked(text) => {
                 return Err(Violation::new(
-                    "no kernel panics",
+                    NO_PANIC,
                     format!("{}: {text}", self.name(node)),
                 ));
             }
             Stepped::Ended(how) => return self.go_down(node, Some(how)),
+            Stepped::Holds(broken) => return Err(self.never(broken, node, cpu)),
         }
         self.answer(node)?;
         let Some(running) = &self.hosts[node].running else {
             return Ok(());
         };
-        if let Some(broken) = running.check(cpu) {
-            let seen = format!("{} cpu{cpu}", self.name(node));
-            return Err(Violation::new(format!("never: {broken}"), seen));
+        if let Some(broken) = running.left_behind() {
+            return Err(self.never(broken, node, cpu));
         }
         if let Some(misuse) = running.arena().misuse() {
             let seen = format!(
@@ -378,6 +384,11 @@ impl World {
             return Err(Violation::new("memory has one owner", seen));
         }
         Ok(())
+    }
+
+    fn never(&self, broken: executor::Broken, node: usize, cpu: usize) -> Violation {
+        let seen = format!("{}, in or after a step of its cpu{cpu}", self.name(node));
+        Violation::new(format!("never: {broken}"), seen)
     }
 
     /// Carries out what a node has asked its machine for.
@@ -547,7 +558,10 @@ impl World {
             return Ok(());
         }
         let drift_ppm = self.random.below(2 * DRIFT_PPM as u64 + 1) as i64 - DRIFT_PPM;
-        self.hosts[node].boot(self.now_ns, drift_ppm);
+        if !self.hosts[node].boot(self.now_ns, drift_ppm) {
+            let seen = "too many nodes of runs that failed were never let go";
+            return Err(Violation::new(NO_MEMORY, seen));
+        }
         if let Some(recorder) = &mut self.recorder {
             recorder.booted(node);
         }
@@ -594,7 +608,11 @@ impl World {
         }
         match left {
             None => Ok(()),
-            Some((objects, bytes)) => Err(Violation::new(
+            Some(Left::Panic(text)) => Err(Violation::new(
+                NO_PANIC,
+                format!("{}: {text}", self.name(node)),
+            )),
+            Some(Left::Memory(objects, bytes)) => Err(Violation::new(
                 "memory is balanced when a node has gone",
                 format!(
                     "{}: {objects} objects, {bytes} bytes are left",

@@ -107,7 +107,11 @@ impl Cpu {
     ///
     /// # Panics
     /// On another CPU.
-    pub fn recover(&self) {
+    ///
+    /// # Safety
+    /// The caller drives this CPU by [`step`](Self::step), [`halt`](Self::halt) and [`wake`](Self::wake), and is in none of
+    /// them: no poll, handler or message is in progress further up the stack.
+    pub unsafe fn recover(&self) {
         self.assert_current();
         self.looping.set(false);
         self.running.set(core::ptr::null());
@@ -118,7 +122,11 @@ impl Cpu {
     }
 
     /// What this CPU, between two steps, holds though it must not. Owner.
+    ///
+    /// # Panics
+    /// On another CPU.
     pub fn at_rest(&self) -> Option<Broken> {
+        self.assert_current();
         if !self.held_tokens.borrow().is_empty() {
             return Some(Broken::Token);
         }
@@ -127,8 +135,12 @@ impl Cpu {
     }
 
     /// What this CPU, halted and rung by nobody, would sleep over for ever. `armed_ns` is what the platform's timer is set
-    /// to. Owner, or the one host thread that runs all CPUs of the node in turn.
-    pub fn left_behind(&self, armed_ns: Option<u64>) -> Option<Broken> {
+    /// to.
+    ///
+    /// # Safety
+    /// No CPU of the node runs meanwhile: one host thread drives them all by steps, and this is that thread, between two
+    /// of them.
+    pub unsafe fn left_behind(&self, armed_ns: Option<u64>) -> Option<Broken> {
         let broken = if !self.run_queue.is_empty() {
             Broken::Runnable
         } else if self.pending.load(Ordering::Relaxed) != 0 {

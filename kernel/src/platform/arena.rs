@@ -34,6 +34,8 @@ pub enum Misuse {
     AllocatedTwice,
     /// Memory was freed that is not in use.
     FreedTwice,
+    /// There was none left. (The host's was given instead, so that whoever watches can say so.)
+    UsedUp,
 }
 
 struct Slot {
@@ -186,7 +188,8 @@ impl Arena {
         match self.slot().misuse.load(Ordering::Relaxed) {
             0 => None,
             1 => Some(Misuse::AllocatedTwice),
-            _ => Some(Misuse::FreedTwice),
+            2 => Some(Misuse::FreedTwice),
+            _ => Some(Misuse::UsedUp),
         }
     }
 
@@ -257,15 +260,19 @@ fn noted(zones: &'static ZoneMap, memory: *mut u8, layout: Layout) -> bool {
             slot.note(memory, layout, true);
             slot.misuse.load(Ordering::Relaxed) == 0
         }
-        None => {
-            // Zones that are no arena's, or memory from nowhere.
-            let own = slots().iter().find(|slot| ptr::eq(&slot.zones, zones));
-            let broken = own.filter(|slot| slot.watched.load(Ordering::Relaxed));
-            broken
-                .inspect(|slot| slot.misuse.store(1, Ordering::Relaxed))
-                .is_none()
-        }
+        // Zones that are no arena's, or memory from nowhere.
+        None => watched_slot(zones)
+            .inspect(|slot| slot.misuse.store(1, Ordering::Relaxed))
+            .is_none(),
     }
+}
+
+/// The slot that these zones are of, if it is watched.
+#[cold]
+fn watched_slot(zones: &'static ZoneMap) -> Option<&'static Slot> {
+    let mut slots = slots().iter();
+    let slot = slots.find(|slot| ptr::eq(&slot.zones, zones));
+    slot.filter(|slot| slot.watched.load(Ordering::Relaxed))
 }
 
 /// The allocator of a process that holds kernels.
@@ -289,7 +296,14 @@ unsafe impl GlobalAlloc for HostedHeap {
             unsafe { cpu.heap().allocate(zones, layout) }
         });
         let Some(memory) = memory else {
-            return ptr::null_mut();
+            return match watched_slot(zones) {
+                Some(slot) => {
+                    slot.misuse.store(3, Ordering::Relaxed);
+                    // SAFETY: the caller's promise.
+                    unsafe { System.alloc(layout) }
+                }
+                None => ptr::null_mut(),
+            };
         };
         if noted(zones, memory.as_ptr(), layout) {
             return memory.as_ptr();

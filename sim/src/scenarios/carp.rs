@@ -28,6 +28,9 @@ const MS: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MS;
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 const VHID: u8 = 1;
+/// ICMP says no more than 100 times a second and CPU that nobody listens.
+const ASK_NS: u64 = 50 * MS;
+const CLOSED_PORT: u16 = 9;
 
 fn plan(random: &mut Random, options: &Options) -> Plan {
     let nodes = options
@@ -45,11 +48,20 @@ fn plan(random: &mut Random, options: &Options) -> Plan {
             .ping_ns
             .unwrap_or(if fast { 10 * MS } else { 100 * MS })
     });
+    // Some more ask a closed port, each from an address whose flow may be another CPU's.
+    let askers: Vec<u8> = (0..random.within(0..=3))
+        .map(|number| (101 + 33 * number + random.below(33)) as u8)
+        .collect();
+    let clients_ns = ping_ns
+        .into_iter()
+        .chain(askers.iter().filter(|_| ping_ns.is_some()).map(|_| ASK_NS))
+        .collect();
     let watched = Watched {
         address: ADDRESS.octets(),
         vhid: VHID,
         timings,
-        ping_ns,
+        preempt,
+        clients_ns,
     };
     let settle_ns = CarpWatch::settle_ns(&watched);
     let mut acts = Vec::new();
@@ -61,7 +73,9 @@ fn plan(random: &mut Random, options: &Options) -> Plan {
         }
         at_ns += settle_ns;
         // Whatever was to be put right later is put right now.
-        acts.retain(|(other_ns, _)| *other_ns < at_ns);
+        for (other_ns, _) in &mut acts {
+            *other_ns = (*other_ns).min(at_ns - 1);
+        }
         acts.push((at_ns, Act::Heal));
         acts.sort_by_key(|(at_ns, _)| *at_ns);
     }
@@ -78,10 +92,14 @@ fn plan(random: &mut Random, options: &Options) -> Plan {
                 program: None,
             });
         }
-        if let Some(ping_ns) = watched.ping_ns {
-            let address = Ipv4Addr::new(192, 0, 2, 100);
-            let client = Client::new([2, 0, 0, 0, 0, 0xcc], address, ADDRESS, Question::Ping);
-            world.add_client(client, ping_ns);
+        for (number, interval_ns) in watched.clients_ns.iter().enumerate() {
+            let (last, question) = match number {
+                0 => (100, Question::Ping),
+                _ => (askers[number - 1], Question::ClosedPort(CLOSED_PORT)),
+            };
+            let own = Ipv4Addr::new(192, 0, 2, last);
+            let mac = [2, 0, 0, 0, 0, 0xc0 + number as u8];
+            world.add_client(Client::new(mac, own, ADDRESS, question), *interval_ns);
         }
         let watch = CarpWatch::new(watched);
         let first_look_ns = watch.pulse_ns();
@@ -152,7 +170,10 @@ fn misfortune(
             Act::Drift(node, random.below(2001) as i64 - 1000),
             Act::Drift(node, 0),
         ),
-        5 => (Act::Leap(node, random.below(settle_ns)), Act::Thaw(node)),
+        5 => {
+            acts.push((at_ns, Act::Leap(node, random.below(settle_ns))));
+            return;
+        }
         6 => (
             Act::Cable(
                 node,

@@ -49,7 +49,11 @@ fn plan(random: &mut Random, options: &Options) -> Plan {
         }
     }
     acts.push((at_ns + 300 * MS, Act::Heal));
-    acts.retain(|(other_ns, _)| *other_ns <= at_ns + 300 * MS);
+    for (other_ns, act) in &mut acts {
+        if *act != Act::Heal {
+            *other_ns = (*other_ns).min(at_ns + 300 * MS - 1);
+        }
+    }
     // Answers are due again when every question that was lost has been asked again.
     let pings_ns = at_ns + 300 * MS + LanWatch::RECOVERY_NS;
     for node in 1..nodes {
@@ -138,7 +142,8 @@ fn misfortune(random: &mut Random, nodes: usize, at_ns: u64, acts: &mut Vec<Time
                 address(other)
             );
             // The first one's console is busy with sending datagrams back.
-            (Act::Type(node.max(1).min(nodes - 1), line), Act::Thaw(node))
+            acts.push((at_ns, Act::Type(node.max(1).min(nodes - 1), line)));
+            return;
         }
         _ => {
             let cable = Cable {

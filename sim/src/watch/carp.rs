@@ -5,7 +5,7 @@
 //! few milliseconds for the way of a packet ([`SLACK_NS`]), or for the chain that tells all CPUs of a node
 //! ([`GRACE_NS`]).
 
-use carp::Timing;
+use carp::{Reason, Timing};
 use tools::carp::{State, parse_transition};
 
 use crate::act::{Act, node_name};
@@ -19,6 +19,8 @@ const GRACE_NS: u64 = 1_000_000;
 const BOOT_NS: u64 = 50_000_000;
 /// A master whose question for the client's Ethernet address was lost asks again after this at the latest.
 const ARP_NS: u64 = net::config::ARP_RETRY_NS;
+/// A backup that hears a farewell is master within this.
+const HAND_OVER_NS: u64 = 10_000_000;
 /// Clocks are off by less than 1 in this.
 const CLOCK_PART: u64 = 500;
 
@@ -31,14 +33,20 @@ pub struct Watched {
     pub vhid: u8,
     /// Each node's timers.
     pub timings: Vec<Timing>,
-    /// How often the client pings, nanoseconds; None without one.
-    pub ping_ns: Option<u64>,
+    /// Whether a better node takes the address back.
+    pub preempt: bool,
+    /// How often each client asks, nanoseconds.
+    pub clients_ns: Vec<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct NodeState {
     state: State,
     since_ns: u64,
+    /// What it says it is demoted by.
+    demotion: u32,
+    /// Its interface was taken down at the console.
+    down: bool,
     /// It has said by when that it answers for the address; until then it owes the announcement.
     owes_announcement_by_ns: Option<u64>,
 }
@@ -53,6 +61,8 @@ pub struct CarpWatch {
     rivals: Vec<(usize, usize, u64)>,
     /// A cable has been bad since everything was last put right: questions may have been lost.
     questions_lost: bool,
+    /// By then another node than this one must be master: it was asked to go.
+    hand_over_due: Option<(u64, usize)>,
     /// The client must have had an answer after the one time by the other.
     answer_due: Option<(u64, u64)>,
     /// How many times one node was alone master when it had to be: says that the watch had something to see.
@@ -66,6 +76,8 @@ impl CarpWatch {
         let state = NodeState {
             state: State::Off,
             since_ns: 0,
+            demotion: 0,
+            down: false,
             owes_announcement_by_ns: None,
         };
         Self {
@@ -74,6 +86,7 @@ impl CarpWatch {
             disturbed_ns: 0,
             rivals: Vec::new(),
             questions_lost: false,
+            hand_over_due: None,
             answer_due: None,
             settled: 0,
         }
@@ -107,6 +120,11 @@ impl CarpWatch {
     fn advert_ns(&self) -> u64 {
         let interval_ns = self.longest(Timing::interval_ns);
         interval_ns + interval_ns / CLOCK_PART + SLACK_NS
+    }
+
+    /// RFC 5798, 7.3, which CARP shares with VRRP.
+    fn virtual_mac(&self) -> [u8; 6] {
+        [0, 0, 0x5e, 0, 1, self.watched.vhid]
     }
 
     fn is_master(&self, node: usize) -> bool {
@@ -147,6 +165,7 @@ impl CarpWatch {
             state,
             since_ns: now_ns,
             owes_announcement_by_ns: becomes_master.then_some(now_ns + SLACK_NS),
+            ..self.nodes[node]
         };
         self.note_rivals(world);
     }
@@ -166,11 +185,19 @@ impl CarpWatch {
         if quiet_ns <= Self::settle_ns(&self.watched) || !world.lan_is_sound() {
             return Ok(());
         }
-        let takes_part = |node: &usize| {
-            world.is_alive(*node)
-                && matches!(self.nodes[*node].state, State::Backup | State::Master)
-        };
-        let nodes: Vec<usize> = (0..count).filter(takes_part).collect();
+        let nodes: Vec<usize> = (0..count)
+            .filter(|node| world.is_alive(*node) && !self.nodes[*node].down)
+            .collect();
+        if let Some(node) = nodes
+            .iter()
+            .find(|node| self.nodes[**node].state == State::Init)
+        {
+            let since_ms = (world.now_ns() - self.nodes[*node].since_ns) / 1_000_000;
+            return Err(Violation::new(
+                "a node that is up takes part",
+                format!("{} is INIT since {since_ms} ms", node_name(*node)),
+            ));
+        }
         let one_way = |a: usize, b: usize| world.hears(a, b) != world.hears(b, a);
         if nodes.iter().any(|a| nodes.iter().any(|b| one_way(*a, *b))) {
             return Ok(());
@@ -208,6 +235,7 @@ impl CarpWatch {
                 ));
             }
             self.settled += 1;
+            self.check_best(masters[0], &part)?;
             if quiet_ns > Self::settle_ns(&self.watched) + ARP_NS {
                 self.check_reached(masters[0], world)?;
             }
@@ -215,28 +243,87 @@ impl CarpWatch {
         Ok(())
     }
 
-    /// A master that the client can reach answers it.
+    /// The least demoted is master, and where better nodes preempt the best of those.
+    fn check_best(&self, master: usize, part: &[usize]) -> Result<(), Violation> {
+        let rank = |node: usize| {
+            let timing = self.watched.timings[node];
+            let speed = if self.watched.preempt {
+                timing.units()
+            } else {
+                0
+            };
+            (self.nodes[node].demotion, speed)
+        };
+        match part.iter().find(|node| rank(**node) < rank(master)) {
+            None => Ok(()),
+            Some(better) => Err(Violation::new(
+                "the master is the least demoted, and where better nodes preempt the best",
+                format!(
+                    "{} is master, and {} is better",
+                    node_name(master),
+                    node_name(*better)
+                ),
+            )),
+        }
+    }
+
+    /// A master that a client can reach answers it, on whichever CPU the client's flow is.
     fn check_reached(&self, master: usize, world: &World) -> Result<(), Violation> {
-        let Some(ping_ns) = self
-            .watched
-            .ping_ns
-            .filter(|_| world.client_reaches(0, master))
+        for (number, interval_ns) in self.watched.clients_ns.iter().enumerate() {
+            let answered_ns = world.client(number).last_answered_ns.unwrap_or(0);
+            let silence_ns = world.now_ns().saturating_sub(answered_ns);
+            if silence_ns > 3 * interval_ns + SLACK_NS && world.client_reaches(number, master) {
+                return Err(Violation::new(
+                    "the address is answered by the master",
+                    format!(
+                        "{} is master, and the newest answer to client {number} is {} ms old",
+                        node_name(master),
+                        silence_ns / 1_000_000
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes who has to take over when a lone master is asked to go.
+    fn note_hand_over(&mut self, node: usize, world: &World) {
+        let settled = world.now_ns() - self.disturbed_ns > Self::settle_ns(&self.watched);
+        let others = |other: usize| {
+            other != node
+                && world.is_alive(other)
+                && world.hears(node, other)
+                && self.nodes[other].state == State::Backup
+        };
+        if settled
+            && world.lan_is_sound()
+            && self.is_master(node)
+            && world.is_alive(node)
+            && (0..self.nodes.len()).any(others)
+        {
+            self.hand_over_due = Some((world.now_ns() + HAND_OVER_NS, node));
+        }
+    }
+
+    fn check_hand_over(&mut self, world: &World) -> Result<(), Violation> {
+        let Some((due_ns, node)) = self
+            .hand_over_due
+            .filter(|(due_ns, _)| world.now_ns() > *due_ns)
         else {
             return Ok(());
         };
-        let answered_ns = world.client(0).last_answered_ns.unwrap_or(0);
-        let silence_ns = world.now_ns().saturating_sub(answered_ns);
-        if silence_ns > 3 * ping_ns + SLACK_NS {
-            return Err(Violation::new(
-                "the address is answered by the master",
-                format!(
-                    "{} is master, and the newest ping answered is {} ms old",
-                    node_name(master),
-                    silence_ns / 1_000_000
-                ),
-            ));
+        self.hand_over_due = None;
+        if (0..self.nodes.len()).any(|other| other != node && self.is_master(other)) {
+            return Ok(());
         }
-        Ok(())
+        let late_ms = (world.now_ns() - due_ns + HAND_OVER_NS) / 1_000_000;
+        Err(Violation::new(
+            "a master that stops in good order hands over at once",
+            format!(
+                "{late_ms} ms after {} was asked to stop there is no other master",
+                node_name(node)
+            ),
+        ))
     }
 }
 
@@ -262,7 +349,7 @@ impl Observer for CarpWatch {
                 ),
             ))
         };
-        if header[6..12] == [0, 0, 0x5e, 0, 1, self.watched.vhid] {
+        if header[6..12] == self.virtual_mac() {
             speaks("from the virtual MAC address", self)?;
         }
         let address = self.watched.address;
@@ -270,12 +357,16 @@ impl Observer for CarpWatch {
             ([8, 6], arp) if arp.len() >= 28 && arp[14..18] == address => {
                 // A question for the address that it has claimed before would be one, too: nobody asks for it else.
                 speaks("ARP for the address", self)?;
+                if arp[8..14] != self.virtual_mac() {
+                    return Err(Violation::new(
+                        "the address is at the virtual MAC address",
+                        format!("{} says that it is at another", node_name(node)),
+                    ));
+                }
                 self.nodes[node].owes_announcement_by_ns = None;
             }
-            ([8, 0], ip)
-                if ip.len() >= 28 && ip[9] == 1 && ip[20] == 0 && ip[12..16] == address =>
-            {
-                speaks("an echo reply from the address", self)?;
+            ([8, 0], ip) if ip.len() >= 20 && ip[12..16] == address => {
+                speaks("a packet from the address", self)?;
             }
             _ => {}
         }
@@ -283,8 +374,23 @@ impl Observer for CarpWatch {
     }
 
     fn logged(&mut self, node: usize, line: &str, world: &World) -> Result<(), Violation> {
-        if let Some((state, _)) = parse_transition(line) {
+        if let Some((state, reason)) = parse_transition(line) {
             self.change(node, state, world);
+            if !self.watched.preempt && reason == Reason::PreemptingSlowerMaster.to_string() {
+                let seen = format!("{} takes it from a slower one", node_name(node));
+                return Err(Violation::new(
+                    "without preemption the address stays where it is",
+                    seen,
+                ));
+            }
+        }
+        // As `carp::action::DemotionChange` words it.
+        if let Some((_, total)) = line
+            .split_once("demoted by ")
+            .and_then(|(_, rest)| rest.split_once(" to "))
+            && let Some(total) = total.split(' ').next().and_then(|word| word.parse().ok())
+        {
+            self.nodes[node].demotion = total;
         }
         Ok(())
     }
@@ -293,7 +399,17 @@ impl Observer for CarpWatch {
         let masters =
             (0..self.nodes.len()).any(|node| self.is_master(node) && world.is_alive(node));
         self.answer_due = None;
-        if let (Act::Heal, true, Some(ping_ns)) = (act, masters, self.watched.ping_ns) {
+        self.hand_over_due = None;
+        match act {
+            Act::PowerButton(node) => self.note_hand_over(*node, world),
+            Act::Type(node, line) if world.is_alive(*node) && line == "ifconfig carp0 down" => {
+                self.note_hand_over(*node, world);
+                self.nodes[*node].down = true;
+            }
+            Act::Type(node, line) if line == "ifconfig carp0 up" => self.nodes[*node].down = false,
+            _ => {}
+        }
+        if let (Act::Heal, true, Some(ping_ns)) = (act, masters, self.watched.clients_ns.first()) {
             let healed_ns = world.now_ns();
             let asks_ns = if self.questions_lost { ARP_NS } else { 0 };
             let due_ns = healed_ns + self.advert_ns() + asks_ns + 2 * ping_ns + SLACK_NS;
@@ -309,6 +425,7 @@ impl Observer for CarpWatch {
     }
 
     fn powered(&mut self, node: usize, on: bool, world: &World) -> Result<(), Violation> {
+        (self.nodes[node].demotion, self.nodes[node].down) = (0, false);
         self.change(node, if on { State::Init } else { State::Off }, world);
         self.disturbed(world);
         Ok(())
@@ -362,6 +479,7 @@ impl Observer for CarpWatch {
                 ));
             }
         }
+        self.check_hand_over(world)?;
         self.check_settled(world)?;
         Ok(now_ns + self.pulse_ns())
     }
