@@ -22,3 +22,8 @@ pub mod scenarios;
 pub mod shrink;
 pub mod watch;
 pub mod world;
+
+/// The page on the simulator, whose example is run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/simulator.md")]
+pub struct Page;

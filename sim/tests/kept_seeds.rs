@@ -1,5 +1,5 @@
-//! Seeds that once failed, each with its story. They run again with everybody else's; a seed that fails anew is a bug that
-//! came back, unless the scenario has changed so much that it tells another story by now.
+//! Seeds that once failed, each with its story, kept as a test. A seed tells another story when its scenario has changed: the
+//! number of acts and of steps says so, and then the bug is planted once more and a seed looked for that finds it.
 
 use sim::run::run;
 use sim::scenarios::{Options, find};

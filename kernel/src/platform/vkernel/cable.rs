@@ -75,8 +75,8 @@ impl HostCable {
             return Err(Refused::new(name, "one interface too many", remedy));
         } else if plug.is_tap {
             open_tap(name).map_err(|error| {
-                let remedy = format!("as root: ip tuntap add {name} mode tap user NAME");
-                Refused::new(format!("no tap device {name}"), error, remedy)
+                let remedy = "it must be a tap device (ip tuntap add NAME mode tap user USER) that is free and yours";
+                Refused::new(format!("cannot open {name} as a tap device"), error, remedy)
             })?
         } else {
             connect_to(name).map_err(|error| {

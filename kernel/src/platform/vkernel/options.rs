@@ -89,6 +89,15 @@ impl Plug {
         if tap.is_some_and(|name| !(1..16).contains(&name.len())) {
             return Err(format!("`{end}` is no interface's name (1 to 15 bytes)"));
         }
+        if end.is_empty() {
+            return Err("give the socket of a LAN's port, or tap:NAME".to_string());
+        }
+        // Who may make devices would make one of a mistyped name.
+        if let Some(name) = tap.filter(|name| !is_interface(name)) {
+            return Err(format!(
+                "no interface {name}; as root: ip tuntap add {name} mode tap user NAME"
+            ));
+        }
         Ok(Self {
             name: tap.unwrap_or(end).to_string(),
             is_tap: tap.is_some(),
