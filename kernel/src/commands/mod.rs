@@ -235,20 +235,28 @@ impl Shell {
         &self.context
     }
 
-    /// Runs the commands of a line one after another. One that fails does not stop the rest; the
-    /// errors come back in order.
-    pub async fn run_line(&self, line: &str) -> Vec<LineError> {
+    /// Runs the commands of a line one after another. One that fails says so, with the number of the start-up script's line
+    /// if it is one, and does not stop the rest.
+    pub async fn run_line(&self, line: &str, script_line: Option<usize>) {
         let commands = match split(line) {
             Ok(commands) => commands,
-            Err(error) => return alloc::vec![LineError::Split(error)],
+            Err(error) => return self.report(script_line, &LineError::Split(error)).await,
         };
-        let mut errors = Vec::new();
         for words in &commands {
             if let Err(error) = self.run_words(words).await {
-                errors.push(LineError::Command(words[0].clone(), error));
+                let error = LineError::Command(words[0].clone(), error);
+                self.report(script_line, &error).await;
             }
         }
-        errors
+    }
+
+    /// Says what failed.
+    pub async fn report(&self, script_line: Option<usize>, error: &dyn fmt::Display) {
+        let output = &self.context.output;
+        match script_line {
+            Some(number) => output.line(format_args!("rc:{number}: {error}")).await,
+            None => output.line(format_args!("{error}")).await,
+        }
     }
 
     async fn run_words(&self, words: &[String]) -> Result<(), CommandError> {

@@ -85,7 +85,7 @@ impl Console {
         for line in script.lines() {
             match &line.command {
                 Ok(command) => self.execute(command, Some(line.number)).await,
-                Err(error) => self.report(Some(line.number), error).await,
+                Err(error) => self.shell.report(Some(line.number), error).await,
             }
         }
     }
@@ -135,10 +135,9 @@ impl Console {
         }
     }
 
-    /// Runs a line's commands until they end or Ctrl-C comes, and reports what failed.
+    /// Runs a line's commands until they end or Ctrl-C comes.
     async fn execute(&mut self, line: &str, script_line: Option<usize>) {
         let machine = self.machine.clone();
-        let mut errors = Vec::new();
         let mut ended = Ended::Done;
         {
             // The shell is borrowed by the running line, so the rest is taken apart here.
@@ -150,14 +149,11 @@ impl Console {
                 dmesg,
                 ..
             } = self;
-            let mut running = pin!(shell.run_line(line));
+            let mut running = pin!(shell.run_line(line, script_line));
             loop {
                 let looking = pin!(machine.console_event().wait());
                 match select(running.as_mut(), looking).await {
-                    Either::Left((failed, _)) => {
-                        errors = failed;
-                        break;
-                    }
+                    Either::Left(((), _)) => break,
                     Either::Right(((), _)) => {
                         read_typed(&*machine, typed, terminal);
                         if let Some(at) = typed.iter().rposition(|&byte| byte == CTRL_C) {
@@ -179,19 +175,6 @@ impl Console {
         if ended == Ended::Interrupted {
             // A command that is dropped may have last words, such as what it counted.
             self.shell.context().output.flush().await;
-        }
-        for error in errors {
-            self.report(script_line, &error).await;
-        }
-    }
-
-    async fn report(&self, script_line: Option<usize>, error: &dyn core::fmt::Display) {
-        let output = &self.shell.context().output;
-        match script_line {
-            Some(number) => {
-                output.line(format_args!("rc:{number}: {error}")).await;
-            }
-            None => output.line(format_args!("{error}")).await,
         }
     }
 

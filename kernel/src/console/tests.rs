@@ -233,7 +233,7 @@ fn an_unknown_command_is_answered_with_the_nearest_known_one() {
         "pss: no such command; did you mean `ps`?\r\n"
     );
     let odd = person.runs("xyzzy; echo on");
-    assert_eq!(odd, "on\r\nxyzzy: no such command; `help` lists them\r\n");
+    assert_eq!(odd, "xyzzy: no such command; `help` lists them\r\non\r\n");
 }
 
 #[test]

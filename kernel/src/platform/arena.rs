@@ -360,25 +360,49 @@ mod tests {
     use super::*;
     use executor::hosted;
 
-    #[test]
-    fn a_node_allocates_from_its_arena_until_that_is_used_up_and_gives_all_of_it_back() {
-        let (_turn, arena) = test_arena(true);
-        assert!(Arena::take(false).is_none(), "there is one slot");
+    /// What a node in this arena finds: memory inside, and whether so much was refused.
+    fn lives_in(arena: &Arena, bytes: usize) -> (bool, bool, Box<[u8; 100]>) {
         let host = hosted::Hosted::start(hosted::Options::default());
         assert!(host.node().set_zones(arena.zones()));
-        let (inside, refused, back) = host.block_on(|| async {
+        host.block_on(move || async move {
             let one = Box::new([1_u8; 100]);
             let inside = slot_of(ptr::from_ref(&*one).cast_mut().cast()).is_some();
             let mut large = Vec::<u8>::new();
-            let refused = large.try_reserve(8 << 20).is_err();
+            let refused = large.try_reserve(bytes).is_err();
             (inside, refused, one)
-        });
+        })
+    }
+
+    #[test]
+    fn a_node_allocates_from_its_arena_until_that_is_used_up() {
+        let (_turn, arena) = test_arena(false);
+        assert!(Arena::take(false).is_none(), "there is one slot");
+        let (inside, refused, one) = lives_in(&arena, 8 << 20);
         assert!(inside && refused);
-        assert!(arena.live().0 > 0);
+        drop(one);
+        // SAFETY: the node is gone.
+        unsafe { arena.release() };
+    }
+
+    #[test]
+    fn a_watched_arena_knows_what_is_allocated() {
+        let (_turn, arena) = test_arena(true);
+        let (inside, refused, one) = lives_in(&arena, 1 << 20);
+        assert!(inside && !refused);
+        assert_eq!((arena.live(), arena.misuse()), ((1, 100), None));
         // Freed by a thread that is no CPU.
-        drop(back);
-        drop(host);
-        assert_eq!((arena.live(), arena.misuse()), ((0, 0), None));
+        drop(one);
+        assert_eq!(arena.live(), (0, 0));
+        // SAFETY: the node is gone.
+        unsafe { arena.release() };
+    }
+
+    #[test]
+    fn a_watched_arena_says_that_it_is_used_up_and_the_node_goes_on() {
+        let (_turn, arena) = test_arena(true);
+        let (inside, refused, _) = lives_in(&arena, 8 << 20);
+        assert!(inside && !refused);
+        assert_eq!(arena.misuse(), Some(Misuse::UsedUp));
         // SAFETY: the node is gone.
         unsafe { arena.release() };
     }

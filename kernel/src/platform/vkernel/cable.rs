@@ -23,7 +23,7 @@ use rustix::io::{DupFlags, Errno, dup3, read, write};
 use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-use super::options::Plug;
+use super::options::{Plug, is_interface};
 use super::{Refused, attendant};
 use crate::drivers::vke::{Cable, NotSent};
 
@@ -73,6 +73,10 @@ impl HostCable {
         let descriptor = if number >= MAX_INTERFACES {
             let remedy = format!("give at most {MAX_INTERFACES}");
             return Err(Refused::new(name, "one interface too many", remedy));
+        } else if plug.is_tap && !is_interface(name) {
+            // Who may make devices would make one of a mistyped name.
+            let remedy = format!("as root: ip tuntap add {name} mode tap user NAME");
+            return Err(Refused::new(name, "no such interface", remedy));
         } else if plug.is_tap {
             open_tap(name).map_err(|error| {
                 let remedy = "it must be a tap device (ip tuntap add NAME mode tap user USER) that is free and yours";
