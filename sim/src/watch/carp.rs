@@ -402,7 +402,10 @@ impl Observer for CarpWatch {
         self.hand_over_due = None;
         match act {
             Act::PowerButton(node) => self.note_hand_over(*node, world),
-            Act::Type(node, line) if world.is_alive(*node) && line == "ifconfig carp0 down" => {
+            // A node that stands still reads it when it goes on.
+            Act::Type(node, line)
+                if world.host(*node).running.is_some() && line == "ifconfig carp0 down" =>
+            {
                 self.note_hand_over(*node, world);
                 self.nodes[*node].down = true;
             }
