@@ -14,6 +14,7 @@ pub mod crash;
 pub mod lan;
 pub mod many;
 pub mod node;
+pub mod promise;
 pub mod random;
 pub mod recorder;
 pub mod report;

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::promise::{NO_MEMORY, Violation};
 use crate::run::run;
 use crate::scenarios::{Options, Scenario};
-use crate::world::{NO_MEMORY, Violation};
 
 /// How often the progress line is written anew.
 const PULSE: Duration = Duration::from_millis(250);

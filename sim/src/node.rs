@@ -12,6 +12,7 @@ use executor::{Broken, Cpu, CpuId, Node};
 use kernel::platform::arena::Arena;
 use kernel::platform::sim::{Ended, Parts, Simulated, SimulatedCable};
 
+use crate::act::node_name;
 use crate::clock::Clock;
 use crate::random::Random;
 
@@ -44,6 +45,20 @@ pub struct Settings {
     pub mac: [u8; 6],
     /// What runs on it; None: the whole kernel.
     pub program: Option<Program>,
+}
+
+impl Settings {
+    /// Node `number` (a, b, c) with the whole kernel on it, which begins with the commands `rc`.
+    #[must_use]
+    pub fn kernel(number: usize, cpus: usize, rc: String) -> Self {
+        Self {
+            name: node_name(number),
+            cpus,
+            rc,
+            mac: [2, 0, 0, 0, 1, number as u8 + 1],
+            program: None,
+        }
+    }
 }
 
 /// A CPU as the world sees it.

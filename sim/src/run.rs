@@ -6,10 +6,11 @@ use executor::trace::ClassMask;
 
 use crate::act::Timed;
 use crate::crash::what_panicked;
+use crate::promise::{NO_PANIC, Violation};
 use crate::random::Random;
 use crate::recorder::Recorder;
 use crate::scenarios::{Options, Scenario};
-use crate::world::{NO_PANIC, Tally, Violation, World};
+use crate::world::{Tally, World};
 
 /// How a run ended.
 pub struct Outcome {

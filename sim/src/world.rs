@@ -5,90 +5,21 @@
 //! Two events never happen at once: a step of one CPU is atomic for all others, which is what the executor's own loop
 //! promises above the level of single instructions (below it, the loom models look).
 //!
-//! What must hold all the time is looked after by [`Observer`]s and by [`crate::node::Running::check`] after each step.
+//! What must hold all the time is looked after by [`Observer`]s, and after each step by the world itself. What is done
+//! to it from outside is in [`World::act`].
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use kernel::platform::sim::Ended;
+mod acts;
 
-use crate::act::Act;
+use crate::act::{Act, Timed};
 use crate::client::Client;
-use crate::clock::DRIFT_PPM;
-use crate::lan::{Cable, Flight, Lan};
-use crate::node::{Host, Left, NEVER, Settings, Stepped};
+use crate::lan::{Flight, Lan};
+use crate::node::{Host, NEVER, Settings, Stepped};
+use crate::promise::{NO_PANIC, Observer, Violation};
 use crate::random::Random;
 use crate::recorder::Recorder;
-
-/// A kernel's panic, told as a promise.
-pub const NO_PANIC: &str = "no kernel panics";
-
-/// The simulator's own limit, told as a promise.
-pub const NO_MEMORY: &str = "the simulator has memory for another node";
-
-/// A promise was broken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// The promise.
-    pub rule: String,
-    /// What was seen instead.
-    pub seen: String,
-}
-
-impl Violation {
-    /// A broken promise.
-    pub fn new(rule: impl Into<String>, seen: impl Into<String>) -> Self {
-        Self {
-            rule: rule.into(),
-            seen: seen.into(),
-        }
-    }
-}
-
-/// Looks after promises while the world goes on. Every call may find one broken.
-pub trait Observer {
-    /// A node has put a frame on its cable.
-    fn frame(&mut self, node: usize, frame: &[u8], world: &World) -> Result<(), Violation> {
-        let _ = (node, frame, world);
-        Ok(())
-    }
-
-    /// A node's kernel has written this to its log.
-    fn logged(&mut self, node: usize, line: &str, world: &World) -> Result<(), Violation> {
-        let _ = (node, line, world);
-        Ok(())
-    }
-
-    /// A node's console has shown this.
-    fn shown(&mut self, node: usize, bytes: &[u8], world: &World) -> Result<(), Violation> {
-        let _ = (node, bytes, world);
-        Ok(())
-    }
-
-    /// This has just happened.
-    fn acted(&mut self, act: &Act, world: &World) -> Result<(), Violation> {
-        let _ = (act, world);
-        Ok(())
-    }
-
-    /// A node has gone down or come up, for whatever reason.
-    fn powered(&mut self, node: usize, on: bool, world: &World) -> Result<(), Violation> {
-        let _ = (node, on, world);
-        Ok(())
-    }
-
-    /// The time that was asked for by the call before has come; when it wants to be called again.
-    fn look(&mut self, world: &World) -> Result<u64, Violation> {
-        let _ = world;
-        Ok(NEVER)
-    }
-
-    /// The run has come to its end.
-    fn ended(&mut self, world: &World) -> Result<(), Violation> {
-        let _ = world;
-        Ok(())
-    }
-}
 
 enum Event {
     Arrive { port: usize, frame: Vec<u8> },
@@ -216,9 +147,15 @@ impl World {
         self.schedule(look_ns, Event::Look(number));
     }
 
-    /// Has something happen at a later time.
-    pub fn plan(&mut self, at_ns: u64, act: Act) {
-        self.schedule(at_ns, Event::Act(act));
+    /// Plans these acts, and switches every node on.
+    ///
+    /// # Errors
+    /// A promise that is broken already.
+    pub fn begin(&mut self, acts: &[Timed]) -> Result<(), Violation> {
+        for (at_ns, act) in acts {
+            self.schedule(*at_ns, Event::Act(act.clone()));
+        }
+        (0..self.hosts.len()).try_for_each(|node| self.act(&Act::Boot(node)))
     }
 
     /// The time, nanoseconds since the beginning.
@@ -501,157 +438,6 @@ impl World {
                 };
                 running.cable.deliver(frame);
                 self.answer(node)
-            }
-        }
-    }
-
-    /// Does something to the world.
-    ///
-    /// # Errors
-    /// A promise that this breaks.
-    pub fn act(&mut self, act: &Act) -> Result<(), Violation> {
-        self.tally.faults += u64::from(act.is_fault());
-        self.story.push((self.now_ns, act.to_string()));
-        match act {
-            Act::Boot(node) => self.boot(*node)?,
-            Act::Crash(node) => self.go_down(*node, None)?,
-            Act::PowerButton(node) => {
-                self.with_machine(*node, |machine| machine.press_power_button())?
-            }
-            Act::Type(node, line) => {
-                self.with_machine(*node, |machine| {
-                    machine.type_bytes(format!("{line}\r").as_bytes())
-                })?;
-            }
-            Act::Freeze(node) => self.freeze(*node),
-            Act::Thaw(node) => self.thaw(*node),
-            Act::Drift(node, ppm) => {
-                let now_ns = self.now_ns;
-                self.change_clock(*node, |clock| clock.drift(now_ns, *ppm));
-            }
-            Act::Leap(node, by_ns) => self.change_clock(*node, |clock| clock.leap(*by_ns)),
-            Act::Cable(node, cable) => self.lan.set_cable(self.ports[*node], *cable),
-            Act::Heal => {
-                for node in 0..self.hosts.len() {
-                    self.lan.set_cable(self.ports[node], Cable::default());
-                    self.thaw(node);
-                    self.boot(node)?;
-                }
-            }
-        }
-        self.tell(|observer, world| observer.acted(act, world))
-    }
-
-    fn with_machine(
-        &mut self,
-        node: usize,
-        act: impl FnOnce(&kernel::platform::sim::Simulated),
-    ) -> Result<(), Violation> {
-        if let Some(running) = &self.hosts[node].running {
-            act(&running.machine);
-        }
-        self.answer(node)
-    }
-
-    fn boot(&mut self, node: usize) -> Result<(), Violation> {
-        if self.hosts[node].running.is_some() {
-            return Ok(());
-        }
-        let drift_ppm = self.random.below(2 * DRIFT_PPM as u64 + 1) as i64 - DRIFT_PPM;
-        if !self.hosts[node].boot(self.now_ns, drift_ppm) {
-            let seen = "too many nodes of runs that failed were never let go";
-            return Err(Violation::new(NO_MEMORY, seen));
-        }
-        if let Some(recorder) = &mut self.recorder {
-            recorder.booted(node);
-        }
-        let first = self.first[node];
-        for cpu in 0..self.hosts[node].settings.cpus {
-            // CPU 0 is the first to run; the others come up soon after.
-            self.next_ns[first + cpu] = self.now_ns
-                + 1
-                + if cpu == 0 {
-                    0
-                } else {
-                    self.random.below(100_000)
-                };
-        }
-        self.tell(|observer, world| observer.powered(node, true, world))?;
-        self.answer(node)
-    }
-
-    fn go_down(&mut self, node: usize, how: Option<Ended>) -> Result<(), Violation> {
-        let first = self.first[node];
-        let cpus = self.hosts[node].settings.cpus;
-        self.next_ns[first..first + cpus].fill(NEVER);
-        if self.hosts[node].running.is_none() {
-            return Ok(());
-        }
-        if how.is_some() {
-            // Its last words went out before.
-            self.answer(node)?;
-        }
-        let left = self.hosts[node].kill();
-        self.lan.unplug(self.ports[node]);
-        if let Some(how) = how {
-            let what = if how == Ended::Reboot {
-                "starts again"
-            } else {
-                "is off"
-            };
-            self.story
-                .push((self.now_ns, format!("{} {what}", self.name(node))));
-        }
-        self.tell(|observer, world| observer.powered(node, false, world))?;
-        if how == Some(Ended::Reboot) {
-            self.schedule(self.now_ns + 1_000_000, Event::Boot(node));
-        }
-        match left {
-            None => Ok(()),
-            Some(Left::Panic(text)) => Err(Violation::new(
-                NO_PANIC,
-                format!("{}: {text}", self.name(node)),
-            )),
-            Some(Left::Memory(objects, bytes)) => Err(Violation::new(
-                "memory is balanced when a node has gone",
-                format!(
-                    "{}: {objects} objects, {bytes} bytes are left",
-                    self.name(node)
-                ),
-            )),
-        }
-    }
-
-    fn freeze(&mut self, node: usize) {
-        let host = &mut self.hosts[node];
-        host.frozen = host.running.is_some();
-        if host.frozen {
-            let first = self.first[node];
-            self.next_ns[first..first + host.settings.cpus].fill(NEVER);
-        }
-    }
-
-    fn thaw(&mut self, node: usize) {
-        let host = &mut self.hosts[node];
-        if !std::mem::take(&mut host.frozen) {
-            return;
-        }
-        let first = self.first[node];
-        for cpu in 0..host.settings.cpus {
-            // Each looks at once at what there is; waking for nothing is allowed.
-            self.next_ns[first + cpu] = self.now_ns + 1 + self.random.below(20_000);
-        }
-    }
-
-    fn change_clock(&mut self, node: usize, change: impl FnOnce(&mut crate::clock::Clock)) {
-        let host = &mut self.hosts[node];
-        change(&mut host.clock);
-        let Some(running) = &mut host.running else {
-            return;
-        };
-        for (cpu, due_ns) in running.clock_changed(&host.clock).into_iter().enumerate() {
-            if let Some(due_ns) = due_ns.filter(|_| !host.frozen) {
-                self.next_ns[self.first[node] + cpu] = due_ns.max(self.now_ns + 1);
             }
         }
     }

@@ -6,8 +6,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tools::command::{bench, boot, build, carp, iso, lan, sim, test, trace, vkernel};
+use tools::command::{bench, boot, build, carp, iso, lan, process, test, trace};
 use tools::host::Interrupted;
+use tools::kernel;
 
 /// Boots Anax, connects its nodes and shows what they do.
 #[derive(Parser)]
@@ -30,10 +31,14 @@ enum Command {
     Bench(bench::Arguments),
     Iso(iso::Arguments),
     Lan(lan::Arguments),
-    Sim(sim::Arguments),
+    /// Run whole clusters of kernels from one seed, in virtual time
+    #[command(disable_help_flag = true)]
+    Sim(process::Arguments),
     Test(test::Arguments),
     Trace(trace::Arguments),
-    Vkernel(vkernel::Arguments),
+    /// Run the kernel as a process, its console on this terminal
+    #[command(disable_help_flag = true)]
+    Vkernel(process::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -45,9 +50,9 @@ fn main() -> ExitCode {
         Command::Iso(arguments) => iso::run(arguments),
         Command::Test(arguments) => test::run(arguments),
         Command::Lan(arguments) => lan::run(arguments),
-        Command::Sim(arguments) => sim::run(arguments),
+        Command::Sim(arguments) => process::run(kernel::build_sim, arguments),
         Command::Trace(arguments) => trace::run(arguments),
-        Command::Vkernel(arguments) => vkernel::run(arguments),
+        Command::Vkernel(arguments) => process::run(kernel::build_vkernel, arguments),
     };
     match result {
         Ok(code) => code,

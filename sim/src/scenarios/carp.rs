@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use carp::Timing;
 
 use super::{Options, Plan, Scenario};
-use crate::act::{Act, Timed, node_name};
+use crate::act::{Act, Timed};
 use crate::client::{Client, Question};
 use crate::lan::Cable;
 use crate::node::Settings;
@@ -84,13 +84,8 @@ fn plan(random: &mut Random, options: &Options) -> Plan {
         .unwrap_or(acts.last().map_or(at_ns, |(at_ns, _)| *at_ns) + 2 * settle_ns + SECOND);
     let set_up = move |world: &mut crate::world::World, acts: &[Timed]| {
         for node in 0..nodes {
-            world.add_node(Settings {
-                name: node_name(node),
-                cpus,
-                rc: configuration(node, watched.timings[node], preempt),
-                mac: [2, 0, 0, 0, 1, node as u8 + 1],
-                program: None,
-            });
+            let rc = configuration(node, watched.timings[node], preempt);
+            world.add_node(Settings::kernel(node, cpus, rc));
         }
         for (number, interval_ns) in watched.clients_ns.iter().enumerate() {
             let (last, question) = match number {
@@ -104,10 +99,7 @@ fn plan(random: &mut Random, options: &Options) -> Plan {
         let watch = CarpWatch::new(watched);
         let first_look_ns = watch.pulse_ns();
         world.observe(Box::new(watch), first_look_ns);
-        for (at_ns, act) in acts {
-            world.plan(*at_ns, act.clone());
-        }
-        (0..nodes).try_for_each(|node| world.act(&Act::Boot(node)))
+        world.begin(acts)
     };
     Plan {
         nodes,

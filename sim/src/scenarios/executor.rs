@@ -5,19 +5,21 @@
 //! functions elsewhere, pass memory to another CPU, spawn and join, move). The end: every thread has come to its own,
 //! every message was handled once and in order, every node's memory is balanced.
 //!
-//! What must hold in the middle is checked by the threads themselves, in `promises`; what they find goes to the
-//! observer through [`Ledger`].
+//! What must hold in the middle is checked by the threads themselves; what they find goes to the observer through
+//! [`Ledger`].
 
 mod ledger;
 mod program;
+mod threads;
 
 use std::sync::Arc;
 
 use super::{Options, Plan, Scenario};
 use crate::act::{Act, Timed, node_name};
 use crate::node::Settings;
+use crate::promise::{Observer, Violation};
 use crate::random::Random;
-use crate::world::{Observer, Violation, World};
+use crate::world::World;
 use ledger::Ledger;
 use program::{Operation, Program};
 
@@ -69,17 +71,15 @@ fn plan(random: &mut Random, options: &Options) -> Plan {
             ledgers.push(ledger.clone());
             let program = Arc::new(program);
             world.add_node(Settings {
-                name: node_name(node),
-                cpus,
-                rc: String::new(),
-                mac: [2, 0, 0, 0, 1, node as u8 + 1],
                 program: Some(Arc::new(move |kernel| {
-                    program::start(kernel, &program, &ledger)
+                    threads::start(kernel, &program, &ledger)
                 })),
+                ..Settings::kernel(node, cpus, String::new())
             });
         }
         world.observe(Box::new(Promises { ledgers }), PULSE_NS);
-        (0..nodes).try_for_each(|node| world.act(&Act::Boot(node)))
+        // The acts are the threads, which are there from the beginning.
+        world.begin(&[])
     };
     Plan {
         nodes,

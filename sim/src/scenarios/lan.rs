@@ -8,7 +8,7 @@
 use std::net::Ipv4Addr;
 
 use super::{Options, Plan, Scenario};
-use crate::act::{Act, Timed, node_name};
+use crate::act::{Act, Timed};
 use crate::client::{Client, Question};
 use crate::lan::Cable;
 use crate::node::Settings;
@@ -69,13 +69,8 @@ fn plan(random: &mut Random, options: &Options) -> Plan {
     let length_ns = options.length_ns.unwrap_or(pings_ns + SECOND);
     let set_up = move |world: &mut World, acts: &[Timed]| {
         for node in 0..nodes {
-            world.add_node(Settings {
-                name: node_name(node),
-                cpus,
-                rc: format!("ifconfig vke0 {}/24 up\n", address(node)),
-                mac: [2, 0, 0, 0, 1, node as u8 + 1],
-                program: None,
-            });
+            let rc = format!("ifconfig vke0 {}/24 up\n", address(node));
+            world.add_node(Settings::kernel(node, cpus, rc));
         }
         for number in 0..=nodes {
             // The last one asks by UDP.
@@ -95,10 +90,7 @@ fn plan(random: &mut Random, options: &Options) -> Plan {
         }
         let watch = LanWatch::new(nodes, interval_ns);
         world.observe(Box::new(watch), interval_ns);
-        for (at_ns, act) in acts {
-            world.plan(*at_ns, act.clone());
-        }
-        (0..nodes).try_for_each(|node| world.act(&Act::Boot(node)))
+        world.begin(acts)
     };
     Plan {
         nodes,

@@ -7,8 +7,9 @@ mod executor;
 mod lan;
 
 use crate::act::Timed;
+use crate::promise::Violation;
 use crate::random::Random;
-use crate::world::{Violation, World};
+use crate::world::World;
 
 /// What the command line says of a run beside its seed.
 #[derive(Clone, Copy, Debug, Default)]

@@ -9,7 +9,8 @@ use carp::{Reason, Timing};
 use tools::carp::{State, parse_transition};
 
 use crate::act::{Act, node_name};
-use crate::world::{Observer, Violation, World};
+use crate::promise::{Observer, Violation};
+use crate::world::World;
 
 /// The way of a few packets, through a few CPUs.
 const SLACK_NS: u64 = 5_000_000;

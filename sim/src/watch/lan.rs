@@ -1,7 +1,8 @@
 //! The LAN's promises: what arrives is what was sent, once, and everybody is reached when nothing is in the way.
 
 use crate::act::{Act, node_name};
-use crate::world::{Observer, Violation, World};
+use crate::promise::{Observer, Violation};
+use crate::world::World;
 
 /// The way of a few packets, through a few CPUs.
 const SLACK_NS: u64 = 5_000_000;

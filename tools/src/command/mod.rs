@@ -6,7 +6,6 @@ pub mod build;
 pub mod carp;
 pub mod iso;
 pub mod lan;
-pub mod sim;
+pub mod process;
 pub mod test;
 pub mod trace;
-pub mod vkernel;
