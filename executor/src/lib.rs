@@ -53,7 +53,10 @@ mod whole {
         platform::Platform,
         port::{Message, Pending, Port, PortRef, Put, Serve, Server},
         runqueue::Priority,
-        spawn::{Builder, Migrate, Mobile, Yield, spawn, spawn_movable, spawn_on, yield_now},
+        spawn::{
+            Builder, Migrate, Mobile, Yield, spawn, spawn_anywhere, spawn_movable, spawn_on,
+            yield_now,
+        },
         stats::{Counter, Stats},
         thread::JoinHandle,
         timer::{Elapsed, Sleep, now_ns, poll_ns, sleep, sleep_until, timeout},

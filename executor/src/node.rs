@@ -32,6 +32,8 @@ pub struct Node {
     watchdog_ns: AtomicU64,
     next_token: AtomicU32,
     next_thread: AtomicU32,
+    /// See [`Node::next_cpu`].
+    rotor: AtomicU32,
     /// See [`Node::set_zones`].
     zones: OnceCell<&'static ZoneMap>,
 }
@@ -60,6 +62,7 @@ impl Node {
             zones: OnceCell::uninit(),
             kernel: OnceCell::uninit(),
             next_thread: AtomicU32::new(1),
+            rotor: AtomicU32::new(0),
         });
         for cpu in node.cpus() {
             cpu.set_node(Arc::as_ptr(&node));
@@ -174,6 +177,13 @@ impl Node {
                 return id;
             }
         }
+    }
+
+    /// The CPU whose turn it is to get a thread that may live anywhere: one after the other, whoever asks (DragonFly:
+    /// `lwkt_create` with CPU -1).
+    pub fn next_cpu(&self) -> CpuId {
+        let turn = self.rotor.fetch_add(1, Ordering::Relaxed) as usize;
+        CpuId((turn % self.cpu_count()) as u16)
     }
 
     /// The trace classes that are recorded.

@@ -59,6 +59,21 @@ impl Builder {
         self.spawn_to(current::current().node().cpu(cpu), build)
     }
 
+    /// Spawns on the CPU whose turn it is (see [`Node::next_cpu`](crate::Node::next_cpu)) the future that `build` makes there.
+    ///
+    /// # Panics
+    /// Outside of every CPU.
+    #[track_caller]
+    pub fn spawn_anywhere<T, F, B>(self, build: B) -> JoinHandle<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+        B: FnOnce() -> F + Send + 'static,
+    {
+        let node = current::current().node();
+        self.spawn_to(node.cpu(node.next_cpu()), build)
+    }
+
     #[track_caller]
     pub(crate) fn spawn_to<T, F, B>(self, target: &Cpu, build: B) -> JoinHandle<T>
     where
@@ -131,6 +146,20 @@ where
     B: FnOnce() -> F + Send + 'static,
 {
     Builder::new(name).spawn_on(cpu, build)
+}
+
+/// Spawns a thread on the CPU whose turn it is, whichever CPU asks. It stays there.
+///
+/// # Panics
+/// Outside of every CPU.
+#[track_caller]
+pub fn spawn_anywhere<T, F, B>(name: &'static str, build: B) -> JoinHandle<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + 'static,
+    B: FnOnce() -> F + Send + 'static,
+{
+    Builder::new(name).spawn_anywhere(build)
 }
 
 /// Spawns a thread of this CPU that may move to another one by itself, and by nobody else.

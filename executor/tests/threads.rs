@@ -4,7 +4,7 @@
 
 use executor::{
     Builder, CpuId, Event, Priority, current_cpu, hosted, now_ns, poll_ns, sleep, spawn,
-    spawn_movable, spawn_on, timeout, yield_now,
+    spawn_anywhere, spawn_movable, spawn_on, timeout, yield_now,
 };
 use std::{
     cell::{Cell, RefCell},
@@ -375,4 +375,29 @@ fn a_thread_is_traced_as_made_where_it_lives() {
         })
     });
     assert_eq!(spawned_on, [1, 1]);
+}
+
+/// Threads that may live anywhere are dealt out one after the other, whichever CPUs make them.
+#[test]
+fn trap_23_new_threads_take_turns_on_all_cpus() {
+    const CPUS: u16 = 4;
+    let homes = hosted::run(CPUS.into(), || async {
+        let deal = || async {
+            let mut homes = Vec::new();
+            for _ in 0..2 * CPUS {
+                homes.push(spawn_anywhere("anywhere", || async { current_cpu() }).await);
+            }
+            homes
+        };
+        let mut homes = spawn_on(CpuId(2), "maker", deal).await;
+        homes.extend(spawn_on(CpuId(0), "maker", deal).await);
+        homes
+    });
+    for cpu in (0..CPUS).map(CpuId) {
+        assert_eq!(
+            homes.iter().filter(|home| **home == cpu).count(),
+            4,
+            "{cpu}: {homes:?}"
+        );
+    }
 }
