@@ -42,6 +42,10 @@ const INLINE_DEPTH: u32 = 8;
 pub trait Message: 'static {
     /// What the server answers.
     type Reply: 'static;
+
+    /// Messages of this type overtake the others that wait at the port, and one another never (DragonFly: `MSGF_PRIORITY`).
+    /// Each of the two classes keeps the order of its sending.
+    const PRIORITY: bool = false;
 }
 
 /// A server's decision about a message.
@@ -178,8 +182,10 @@ impl<S: Server> Deref for Inner<S> {
 struct Hot<S: Server> {
     server: S,
     busy: Cell<bool>,
-    /// The queue's length, where a call sees it without a borrow.
+    /// How many messages wait, where a call sees it without a borrow; and how many of them have priority.
     queued: Cell<usize>,
+    urgent: Cell<usize>,
+    /// Those with priority first.
     queue: RefCell<VecDeque<S::Work>>,
     receiver: Cell<Option<Waker>>,
 }
@@ -260,8 +266,14 @@ impl<S: Server> Inner<S> {
     where
         S: Serve<M>,
     {
+        // Only what it must not overtake keeps a message from being answered.
+        let before = if M::PRIORITY {
+            &self.urgent
+        } else {
+            &self.queued
+        };
         if self.busy.get()
-            || self.queued.get() != 0
+            || before.get() != 0
             || here.critical.get() != 0
             || here.inline_load.get() >= INLINE_DEPTH
         {
@@ -283,7 +295,13 @@ impl<S: Server> Inner<S> {
     {
         critical::section(|| {
             let work = S::queue(pending);
-            self.queue.borrow_mut().push_back(work);
+            if M::PRIORITY {
+                // Behind its like, before all others.
+                self.queue.borrow_mut().insert(self.urgent.get(), work);
+                self.urgent.set(self.urgent.get() + 1);
+            } else {
+                self.queue.borrow_mut().push_back(work);
+            }
             self.queued.set(self.queued.get() + 1);
             if let Some(receiver) = self.receiver.take() {
                 receiver.wake();
@@ -340,6 +358,7 @@ impl<S: Server> Port<S> {
                 server,
                 busy: Cell::new(false),
                 queued: Cell::new(0),
+                urgent: Cell::new(0),
                 queue: RefCell::new(VecDeque::new()),
                 receiver: Cell::new(None),
             }),
@@ -386,6 +405,8 @@ impl<S: Server> Port<S> {
         critical::section(|| {
             let work = self.inner.queue.borrow_mut().pop_front()?;
             self.inner.queued.set(self.inner.queued.get() - 1);
+            let urgent = &self.inner.urgent;
+            urgent.set(urgent.get().saturating_sub(1));
             Some(work)
         })
     }

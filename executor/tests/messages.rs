@@ -537,3 +537,109 @@ fn a_reply_wakes_through_a_combinator() {
         assert_eq!(sum, 10);
     });
 }
+
+/// A message that waits its turn, and one that does not.
+struct Normal(u32);
+impl Message for Normal {
+    type Reply = ();
+}
+struct Urgent(u32);
+impl Message for Urgent {
+    type Reply = ();
+    const PRIORITY: bool = true;
+}
+
+enum Either2 {
+    Normal(Pending<Normal>),
+    Urgent(Pending<Urgent>),
+}
+
+/// Answers nothing at once until it is told to.
+#[derive(Default)]
+struct Slow {
+    at_once: Cell<bool>,
+    done_at_once: RefCell<Vec<u32>>,
+}
+
+impl Server for Slow {
+    type Work = Either2;
+}
+
+impl Serve<Normal> for Slow {
+    fn put(&self, message: Normal) -> Put<Normal> {
+        if !self.at_once.get() {
+            return Put::Later(message);
+        }
+        self.done_at_once.borrow_mut().push(message.0);
+        Put::Done(())
+    }
+    fn queue(pending: Pending<Normal>) -> Either2 {
+        Either2::Normal(pending)
+    }
+}
+
+impl Serve<Urgent> for Slow {
+    fn put(&self, message: Urgent) -> Put<Urgent> {
+        if !self.at_once.get() {
+            return Put::Later(message);
+        }
+        self.done_at_once.borrow_mut().push(message.0);
+        Put::Done(())
+    }
+    fn queue(pending: Pending<Urgent>) -> Either2 {
+        Either2::Urgent(pending)
+    }
+}
+
+#[test]
+fn trap_45_priority_overtakes_what_has_none_and_nothing_else() {
+    let order = hosted::run(2, || async {
+        let port = Port::new(Slow::default());
+        let handle = port.handle();
+        // From another CPU, in the order of sending; and from this one.
+        let (far, near) = (handle.clone(), handle);
+        spawn_on(CpuId(1), "far", move || async move {
+            far.post(Normal(1));
+            far.post(Urgent(1));
+        })
+        .await;
+        near.post(Normal(2));
+        near.post(Urgent(2));
+        while port.queued() < 4 {
+            yield_now().await;
+        }
+        // What waits keeps its like from being answered at once, and an urgent message only by an urgent one.
+        port.server().at_once.set(true);
+        near.post(Normal(3));
+        near.post(Urgent(3));
+        assert_eq!(*port.server().done_at_once.borrow(), []);
+        let mut order = Vec::new();
+        while let Some(work) = port.try_receive() {
+            match work {
+                Either2::Normal(pending) => {
+                    order.push(('N', pending.message().0));
+                    pending.reply(());
+                }
+                Either2::Urgent(pending) => {
+                    order.push(('P', pending.message().0));
+                    pending.reply(());
+                }
+            }
+            if order.len() == 3 {
+                // No urgent one waits any more, three others do.
+                near.post(Urgent(4));
+                near.post(Normal(4));
+                assert_eq!(*port.server().done_at_once.borrow(), [4]);
+            }
+        }
+        order
+    });
+    let urgent: Vec<_> = order.iter().take(3).copied().collect();
+    assert_eq!(
+        urgent.iter().map(|(class, _)| *class).collect::<String>(),
+        "PPP"
+    );
+    assert_eq!(urgent.last(), Some(&('P', 3)), "in the order of arrival");
+    let rest: Vec<_> = order.iter().skip(3).map(|(class, _)| *class).collect();
+    assert_eq!(rest, ['N'; 4]);
+}
