@@ -45,7 +45,7 @@ struct EventNotes {
 pub struct Ledger {
     threads: Vec<ThreadNotes>,
     ports: usize,
-    /// By sending CPU and port.
+    /// By sending CPU and port; those of urgent messages behind the others.
     lanes: Vec<Lane>,
     events: Vec<EventNotes>,
     /// How many threads have not come to their end.
@@ -64,8 +64,8 @@ impl Ledger {
         let threads = program.threads.len();
         Self {
             threads: (0..threads).map(|_| ThreadNotes::default()).collect(),
-            ports: program.ports.len(),
-            lanes: (0..cpus * program.ports.len())
+            ports: 2 * program.ports.len(),
+            lanes: (0..cpus * 2 * program.ports.len())
                 .map(|_| Lane::default())
                 .collect(),
             events: (0..program.events.len())

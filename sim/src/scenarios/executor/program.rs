@@ -15,7 +15,11 @@ pub enum Operation {
     /// Calls a port and waits for the reply, which is due at once or later.
     Call { port: usize, later: bool },
     /// Sends to a port so many times and does not wait; more than a ring holds, now and then.
-    Post { port: usize, count: u32 },
+    Post {
+        port: usize,
+        count: u32,
+        urgent: bool,
+    },
     /// Has an IPI function on that CPU send to a port.
     Relay { cpu: u16, port: usize },
     /// Calls a port, waits a little, and walks away.
@@ -149,6 +153,7 @@ fn invent(
         6 => Operation::Post {
             port,
             count: *random.pick(&[1, 1, 2, 5, 300]),
+            urgent: random.below(3) == 0,
         },
         7 => Operation::WalkAway { port },
         8 | 9 => Operation::Hold {

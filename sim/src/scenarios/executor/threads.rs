@@ -63,13 +63,24 @@ impl Message for Note {
     type Reply = ();
 }
 
+/// A message that nobody waits for, and that overtakes the others. Its lane is behind those of all ports.
+struct Urgent(Note);
+
+impl Message for Urgent {
+    type Reply = ();
+    const PRIORITY: bool = true;
+}
+
 /// The server of a port.
 struct Echo {
     port: usize,
+    /// How many ports there are.
+    ports: usize,
     ledger: Arc<Ledger>,
 }
 
 enum Queued {
+    Urgent(Pending<Urgent>),
     Work(Pending<Work>),
     Note(Pending<Note>),
 }
@@ -103,6 +114,18 @@ impl Serve<Note> for Echo {
     }
 }
 
+impl Serve<Urgent> for Echo {
+    fn put(&self, Urgent(note): Urgent) -> Put<Urgent> {
+        self.ledger
+            .handles(note.cpu, self.ports + self.port, note.number);
+        Put::Done(())
+    }
+
+    fn queue(pending: Pending<Urgent>) -> Queued {
+        Queued::Urgent(pending)
+    }
+}
+
 /// The thread of a port: answers what could not be answered at once, some of it after a while.
 async fn serve(port: Port<Echo>) {
     let mut served = 0_u64;
@@ -112,6 +135,7 @@ async fn serve(port: Port<Echo>) {
                 let Echo {
                     port: number,
                     ledger,
+                    ..
                 } = port.server();
                 ledger.handles(pending.message().cpu, *number, pending.message().number);
                 served += 1;
@@ -123,10 +147,21 @@ async fn serve(port: Port<Echo>) {
                 let answer = pending.message().answer();
                 pending.reply(answer);
             }
+            Queued::Urgent(pending) => {
+                let Echo {
+                    port: number,
+                    ports,
+                    ledger,
+                } = port.server();
+                let Urgent(note) = pending.message();
+                ledger.handles(note.cpu, ports + number, note.number);
+                pending.reply(());
+            }
             Queued::Note(pending) => {
                 let Echo {
                     port: number,
                     ledger,
+                    ..
                 } = port.server();
                 ledger.handles(pending.message().cpu, *number, pending.message().number);
                 pending.reply(());
@@ -148,12 +183,13 @@ pub fn start(node: &Arc<Node>, program: &Arc<Program>, ledger: &Arc<Ledger>) {
     let (program, ledger) = (program.clone(), ledger.clone());
     let cpus = node.cpu_count() as u16;
     executor::spawn("main", async move {
-        let mut ports = Vec::new();
+        let (count, mut ports) = (program.ports.len(), Vec::new());
         for (number, cpu) in program.ports.iter().enumerate() {
             let ledger = ledger.clone();
             let open = move || async move {
                 let port = Port::new(Echo {
                     port: number,
+                    ports: count,
                     ledger,
                 });
                 let handle = port.handle();
@@ -347,9 +383,18 @@ async fn common(shared: &Shared, number: usize, operation: &Operation, cpus: u16
                 });
             }
         }
-        Operation::Post { port, count } => {
+        Operation::Post {
+            port,
+            count,
+            urgent,
+        } => {
             for _ in 0..count {
-                shared.ports[port].post(Note::new(ledger, port));
+                if urgent {
+                    let lane = shared.ports.len() + port;
+                    shared.ports[port].post(Urgent(Note::new(ledger, lane)));
+                } else {
+                    shared.ports[port].post(Note::new(ledger, port));
+                }
             }
         }
         Operation::Relay { cpu, port } => {
