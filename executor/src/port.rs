@@ -541,6 +541,39 @@ impl<S: Server> PortRef<S> {
         }
     }
 
+    /// Hands a message that a server has taken on to this port, which owes the reply from now on; the caller waits on and
+    /// sees nothing of it (DragonFly: `lwkt_forwardmsg`). Answered at once where a call would be.
+    pub fn forward<M>(&self, mut pending: Pending<M>)
+    where
+        M: Message + Send,
+        M::Reply: Send,
+        S: Serve<M>,
+    {
+        let Some(here) = self.inner.here() else {
+            pending.id = queued(self.inner.cpu);
+            let (inner, mut pending) = (self.inner.clone(), Some(pending));
+            with_owner(self.inner.owner, &self.inner.node, |owner| {
+                if let Some(pending) = pending.take() {
+                    ipi::send_to(owner, move |_| inner.enqueue(pending));
+                }
+            });
+            if let Some(mut lost) = pending {
+                // The node is gone: nobody will answer, as with a call to it.
+                lost.slot = None;
+            }
+            return;
+        };
+        let message = pending.message.take().expect("as in `message`");
+        match self.inner.try_put(here, message) {
+            Put::Done(reply) => pending.reply(reply),
+            Put::Later(message) => {
+                pending.message = Some(message);
+                pending.id = queued(self.inner.cpu);
+                self.inner.enqueue(pending);
+            }
+        }
+    }
+
     fn send<M>(&self, message: M)
     where
         M: Message<Reply = ()> + Send,

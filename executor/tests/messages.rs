@@ -643,3 +643,71 @@ fn trap_45_priority_overtakes_what_has_none_and_nothing_else() {
     let rest: Vec<_> = order.iter().skip(3).map(|(class, _)| *class).collect();
     assert_eq!(rest, ['N'; 4]);
 }
+
+/// A question that is handed on until somebody knows.
+struct Question(Vec<u16>);
+impl Message for Question {
+    type Reply = Vec<u16>;
+}
+
+/// One of a row of servers: answers what has come by all before it, if it is the last.
+struct Desk {
+    last: bool,
+}
+
+impl Server for Desk {
+    type Work = Pending<Question>;
+}
+
+impl Serve<Question> for Desk {
+    fn put(&self, mut question: Question) -> Put<Question> {
+        if !self.last {
+            return Put::Later(question);
+        }
+        question.0.push(current_cpu().0);
+        Put::Done(question.0)
+    }
+    fn queue(pending: Pending<Question>) -> Pending<Question> {
+        pending
+    }
+}
+
+/// Opens a desk on a CPU, which hands everything on to `next`.
+async fn open_desk(cpu: u16, next: Option<PortRef<Desk>>) -> PortRef<Desk> {
+    spawn_on(CpuId(cpu), "open", move || async move {
+        let port = Port::new(Desk {
+            last: next.is_none(),
+        });
+        let handle = port.handle();
+        let serve = async move {
+            loop {
+                let pending = port.receive().await;
+                match &next {
+                    Some(next) => next.forward(pending),
+                    None => assert!(pending.serve(port.server()).is_ok(), "the last one knows"),
+                }
+            }
+        };
+        spawn("desk", serve).detach();
+        handle
+    })
+    .await
+}
+
+#[test]
+fn trap_42_a_forwarded_message_is_answered_once_to_its_sender() {
+    hosted::run(3, || async {
+        // Over three CPUs; two desks on the last one, so that one hop is a call within a CPU.
+        let last = open_desk(2, None).await;
+        let third = open_desk(2, Some(last)).await;
+        let second = open_desk(1, Some(third)).await;
+        let first = open_desk(0, Some(second)).await;
+        for round in 0..1_000_u16 {
+            let answer = first.call(Question(vec![round])).await;
+            assert_eq!(answer, [round, 2]);
+        }
+        // A caller that has gone away hinders nobody.
+        drop(first.call(Question(vec![7])));
+        assert_eq!(first.call(Question(vec![8])).await, [8, 2]);
+    });
+}
