@@ -183,7 +183,9 @@ fn a_panic_that_halts_ends_in_the_debugger(kind: NodeKind) {
     let cpus = say("cpus", "\ndb> ");
     assert!(cpus.contains("cpu0: in thread "), "{cpus}");
     for cpu in 1..4 {
-        assert!(cpus.contains(&format!("cpu{cpu}: idle; ")), "{cpus}");
+        // On a busy host one may not have fallen asleep yet after `ps` has asked it.
+        let says = |what: &str| cpus.contains(&format!("cpu{cpu}: {what}; "));
+        assert!(says("idle") || says("between two threads"), "{cpus}");
     }
     let trace = say("trace 5", "\ndb> ");
     let records = trace.lines().filter(|line| line.contains(" small="));
