@@ -115,6 +115,7 @@ impl Cpu {
         self.assert_current();
         self.looping.set(false);
         self.running.set(core::ptr::null());
+        self.poll_ns.set(0);
         self.critical.set(1);
         self.hard.set(0);
         self.inline_load.set(0);
