@@ -12,7 +12,7 @@
 //! is locked. Start at `cpu.rs`, whose loop is the whole machine; `thread.rs` says how a thread lives and is woken,
 //! `inbox.rs` why no wake is lost.
 //!
-//! Under `--cfg loom` only the lock-free structures are compiled, for the models in `tests/loom.rs`.
+//! Under `--cfg loom` only the lock-free structures are compiled, for the models in `tests/loom/`.
 #![no_std]
 
 extern crate alloc;
