@@ -17,13 +17,14 @@ use crate::{
     slab::Heap,
     stats::Stats,
     sync::CachePadded,
-    thread::{Header, ThreadRef},
+    thread::{Header, ThreadRef, flag},
     timer::Timers,
     token::WeakToken,
     trace,
 };
 use alloc::{boxed::Box, collections::BTreeMap, rc::Rc, vec::Vec};
 use core::{
+    any::Any,
     cell::{Cell, RefCell},
     ptr,
     sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering},
@@ -43,6 +44,9 @@ pub(crate) const TOKEN_LOAD: u32 = 1 << 8;
 
 /// How often an idle CPU looks at its inbox between two pauses.
 const LOOKS_PER_PAUSE: u32 = 16;
+
+/// In a CPU's `watched`, beside the trace classes: the run time of threads is counted.
+pub(crate) const ACCOUNTING: u32 = 1 << 31;
 
 /// What a device's interrupt runs: acknowledge and wake, no more.
 pub type InterruptHandler = Rc<dyn Fn()>;
@@ -66,6 +70,8 @@ pub struct Cpu {
     pub(crate) pending: AtomicU32,
     pending_lines: [AtomicU64; 4],
     pub(crate) running: Cell<*const Header>,
+    /// What the running thread ends with, once it has called `exit`. Owner.
+    pub(crate) exit_with: Cell<Option<Box<dyn Any>>>,
     pub(crate) run_queue: RunQueue,
     /// What keeps a port call from its inline answer, in one word: the inline handlers in progress, and a
     /// [`TOKEN_LOAD`] for each token held. Owner.
@@ -84,6 +90,8 @@ pub struct Cpu {
     polls: Cell<u64>,
     /// The last clock reading of the loop. Owner.
     pub(crate) now_ns: Cell<u64>,
+    /// When the last poll ended, if it was timed and nothing has happened since: then the next begins. Else 0. Owner.
+    poll_ended_ns: Cell<u64>,
     /// The time as the running poll first asked for it; 0 while it has not, and between polls. Owner.
     pub(crate) poll_ns: Cell<u64>,
     all_threads: Cell<*const Header>,
@@ -100,8 +108,8 @@ pub struct Cpu {
     heap: Heap,
     /// What other CPUs read, away from what the owner writes.
     place: CachePadded<Place>,
-    /// Trace classes that this CPU records; a copy of the node's mask.
-    pub(crate) trace_mask: AtomicU32,
+    /// Trace classes that this CPU records, and [`ACCOUNTING`]: a copy of what the node wants.
+    pub(crate) watched: AtomicU32,
     pub(crate) trace: trace::Ring,
     pub(crate) inbox: CachePadded<Inbox>,
     pub(crate) inbound: Box<[AtomicPtr<Ring<Message>>]>,
@@ -130,6 +138,7 @@ impl Cpu {
             pending: AtomicU32::new(0),
             pending_lines: Default::default(),
             running: Cell::new(ptr::null()),
+            exit_with: Cell::new(None),
             run_queue: RunQueue::new(),
             inline_load: Cell::new(0),
             // Room enough that taking a token does not allocate.
@@ -144,6 +153,7 @@ impl Cpu {
             polls: Cell::new(0),
             now_ns: Cell::new(0),
             poll_ns: Cell::new(0),
+            poll_ended_ns: Cell::new(0),
             all_threads: Cell::new(ptr::null()),
             thread_count: Cell::new(0),
             handlers: RefCell::new(BTreeMap::new()),
@@ -158,7 +168,7 @@ impl Cpu {
                 id,
                 node: AtomicPtr::new(ptr::null_mut()),
             }),
-            trace_mask: AtomicU32::new(0),
+            watched: AtomicU32::new(0),
             trace: trace::Ring::new(),
             inbox: CachePadded(Inbox::new()),
             inbound: (0..count)
@@ -288,39 +298,54 @@ impl Cpu {
     fn begin_loop(&self) {
         self.assert_current();
         assert!(!self.looping.replace(true), "a CPU's loop does not nest");
+        self.poll_ended_ns.set(0);
     }
 
     /// # Safety
     /// `thread` was just popped from this CPU's run queue.
     #[inline]
     unsafe fn dispatch(&self, thread: &Header) {
-        thread.queued.set(false);
-        if let Some(target) = thread.migrate_to.take() {
-            self.depart(thread, target);
+        thread.clear(flag::QUEUED);
+        if thread.flags.get() != 0 {
+            self.dispose(thread);
             return;
         }
-        let timed = self.trace_mask.load(Ordering::Relaxed) | self.node().accounting() != 0;
+        // Any class, or accounting.
+        let timed = self.watched.load(Ordering::Relaxed) != 0;
         let began_ns = if timed { self.run_begins(thread) } else { 0 };
         if self.watch_ns.get() == u64::MAX {
             self.arm_watchdog();
         }
         self.polls.set(self.polls.get() + 1);
-        thread.polls.set(thread.polls.get() + 1);
+        thread.polls.add(1);
         self.running.set(thread);
-        self.critical.set(thread.critical.get());
+        self.critical.set(u32::from(thread.critical.get()));
         // SAFETY: popped, so neither finished nor running; this is the owner's loop.
         let finished = unsafe { thread.poll() };
-        thread.critical.set(self.critical.get());
+        debug_assert!(self.critical.get() <= u32::from(u16::MAX));
+        thread.critical.set(self.critical.get() as u16);
         self.critical.set(1);
         self.running.set(ptr::null());
         self.poll_ns.set(0);
         if timed {
             self.run_ended(thread, began_ns, finished);
         }
-        if finished {
-            self.exit(thread);
-        } else if thread.migrate_to.get().is_some() && !thread.queued.get() {
+        if finished || thread.is(flag::EXITING) {
+            self.exit(thread, finished);
+        } else if thread.is(flag::MOVING) {
             self.schedule(thread);
+        }
+    }
+
+    /// A thread that came up and is not to be polled: it leaves, or it ended while it was queued.
+    #[cold]
+    fn dispose(&self, thread: &Header) {
+        if thread.is(flag::FINISHED) {
+            // SAFETY: the count that `exit` left with the queue.
+            drop(unsafe { ThreadRef::from_raw(thread) });
+        } else {
+            thread.clear(flag::MOVING);
+            self.depart(thread, thread.migrate_to.get());
         }
     }
 
@@ -348,15 +373,18 @@ impl Cpu {
     /// As [`schedule`](Self::schedule), for a waker elsewhere: its CPU and thread number, for the trace.
     #[inline]
     pub(crate) fn schedule_for(&self, thread: &Header, waker: Option<(u8, u32)>) {
-        if thread.queued.get() || thread.finished.get() || thread.in_transit.get() {
+        if thread.flags.get() & (flag::QUEUED | flag::FINISHED | flag::IN_TRANSIT) != 0 {
             return;
         }
         let depth = self.critical.get();
         self.critical.set(depth + 1);
-        thread.queued.set(true);
+        thread.set(flag::QUEUED);
+        thread.wakes.add(1);
+        // A thread that wakes itself gives up its turn.
+        let yields = ptr::eq(self.running.get(), thread);
         // SAFETY: owner, in a critical section; not queued; the executor's count keeps it alive until it finishes.
-        unsafe { self.run_queue.push(thread) };
-        if self.trace_mask.load(Ordering::Relaxed) & trace::Class::Wake as u32 != 0 {
+        unsafe { self.run_queue.push(thread, yields) };
+        if self.watched.load(Ordering::Relaxed) & trace::Class::Wake as u32 != 0 {
             self.record_wake(thread, waker);
         }
         self.critical.set(depth);
@@ -377,7 +405,7 @@ impl Cpu {
             }
             self.all_threads.set(header);
             self.thread_count.set(self.thread_count.get() + 1);
-            header.in_transit.set(false);
+            header.clear(flag::IN_TRANSIT | flag::NEW);
             self.schedule(header);
             thread.into_raw();
         });
@@ -401,27 +429,24 @@ impl Cpu {
         unsafe { ThreadRef::from_raw(thread) }
     }
 
-    fn exit(&self, thread: &Header) {
+    /// Ends a thread whose last poll is over: it has `finished`, or has called `exit`. Owner.
+    fn exit(&self, thread: &Header, finished: bool) {
+        let output = self.exit_with.take();
+        if let Some(output) = output.filter(|_| !finished) {
+            // What is dropped here belongs to the thread, and so do its sections.
+            self.running.set(thread);
+            self.critical.set(1 + u32::from(thread.critical.get()));
+            // SAFETY: owner, after its poll, not finished.
+            unsafe { thread.exit(output) };
+            self.critical.set(1);
+            self.running.set(ptr::null());
+        }
         self.record(trace::Event::ThreadExit, 0, thread.id, 0);
         thread.finish();
-        // A thread that woke itself in its last poll is still queued; it must not be polled again.
-        if thread.queued.get() {
-            self.unqueue_finished(thread);
-        }
-        drop(self.disown(thread));
-    }
-
-    #[cold]
-    fn unqueue_finished(&self, thread: &Header) {
-        let mut others = Vec::new();
-        while let Some(other) = self.run_queue.pop() {
-            if !ptr::eq(other, thread) {
-                others.push(other);
-            }
-        }
-        for other in others {
-            // SAFETY: just popped, alive, pushed back in the order of their priorities.
-            unsafe { self.run_queue.push(&*other) };
+        let ours = self.disown(thread);
+        if thread.is(flag::QUEUED) {
+            // It woke itself in its last poll: the queue lets go of it when it comes up.
+            ours.into_raw();
         }
     }
 
@@ -429,7 +454,7 @@ impl Cpu {
         self.record(trace::Event::Migrate, target.0 as u8, thread.id, 0);
         let to = self.node().cpu(target);
         let thread_ref = self.disown(thread);
-        thread.in_transit.set(true);
+        thread.set(flag::IN_TRANSIT);
         // From this store on the thread is the target's: a wake from anywhere goes there (trap 20).
         thread
             .owner
@@ -439,6 +464,7 @@ impl Cpu {
 
     /// Handles the messages of everybody who told this CPU. Owner, at a poll point.
     pub(crate) fn drain(&self) {
+        self.poll_ended_ns.set(0);
         let bits = self.inbox.collect();
         let mut senders = bits & !OUTSIDE;
         self.hard.set(self.hard.get() + 1);
@@ -470,7 +496,7 @@ impl Cpu {
         let Some(ring) = (unsafe { self.inbound[sender].load(Ordering::Acquire).as_ref() }) else {
             return;
         };
-        let traced = self.trace_mask.load(Ordering::Relaxed) & trace::Class::Ipi as u32 != 0;
+        let traced = self.watched.load(Ordering::Relaxed) & trace::Class::Ipi as u32 != 0;
         let mut count = 0;
         // SAFETY: this CPU is the ring's one consumer.
         let wants_room = unsafe {
@@ -585,7 +611,10 @@ impl Cpu {
     pub(crate) fn request_migration(&self, target: CpuId) {
         // SAFETY: what runs is alive.
         match unsafe { self.running.get().as_ref() } {
-            Some(thread) if thread.movable => thread.migrate_to.set(Some(target)),
+            Some(thread) if thread.is_movable() => {
+                thread.migrate_to.set(target);
+                thread.set(flag::MOVING);
+            }
             _ => panic!("only a thread made by spawn_movable can move"),
         }
     }

@@ -11,7 +11,7 @@ use crate::{
     inbox::{OUTSIDE, sender_bit},
     reply::ReplySlot,
     ring::Ring,
-    thread::{Header, ThreadRef},
+    thread::{Header, ThreadRef, flag},
     trace::{Class, Event},
 };
 use alloc::{boxed::Box, collections::VecDeque, sync::Arc};
@@ -306,7 +306,7 @@ pub(crate) fn send_arrival(target: &Cpu, thread: ThreadRef) {
             return;
         };
         // One that moves is in transit; any other is new, and is made here as far as the trace goes.
-        if !thread.in_transit.get() {
+        if thread.is(flag::NEW) {
             cpu.record_spawn(&thread);
         }
         cpu.adopt(thread);

@@ -26,6 +26,7 @@ pub mod trace;
 pub mod parts {
     pub use crate::{
         inbox::Inbox,
+        join::{Finish, JoinWaker, JoinWord},
         mark::WakeMark,
         reply::ReplySlot,
         ring::{CAPACITY, Ring},
@@ -34,6 +35,7 @@ pub mod parts {
 }
 
 mod inbox;
+mod join;
 mod mark;
 mod reply;
 mod ring;
@@ -58,7 +60,7 @@ mod whole {
             yield_now,
         },
         stats::{Counter, Stats},
-        thread::JoinHandle,
+        thread::{Account, Exit, JoinHandle, Thread, exit, set_priority},
         timer::{Elapsed, Sleep, now_ns, poll_ns, sleep, sleep_until, timeout},
         token::{Guarded, Held, Scope, Token, TokenInfo, hold_all},
     };

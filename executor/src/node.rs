@@ -1,7 +1,9 @@
 //! A node: everything one kernel is. There are no globals; whoever has a [`Cpu`] has the node.
 
 use crate::{
-    Builder, Cpu, CpuId, JoinHandle, Platform, ipi,
+    Builder, Cpu, CpuId, JoinHandle, Platform,
+    cpu::ACCOUNTING,
+    ipi,
     slab::ZoneMap,
     trace::{ClassMask, Record},
 };
@@ -27,6 +29,7 @@ pub struct Node {
     /// Shared with nobody; weakly by what keeps a CPU's address to compare it.
     cpus: Arc<[Cpu]>,
     platform: Arc<dyn Platform>,
+    /// [`ACCOUNTING`] or 0.
     accounting: AtomicU32,
     trace_mask: AtomicU32,
     watchdog_ns: AtomicU64,
@@ -144,14 +147,19 @@ impl Node {
         self.platform.clock_ns()
     }
 
-    #[inline]
-    pub(crate) fn accounting(&self) -> u32 {
-        self.accounting.load(Ordering::Relaxed)
+    /// Counts each thread's run time from now on, at the price of one clock reading a poll, two after the first of a row.
+    pub fn set_accounting(&self, on: bool) {
+        let bit = if on { ACCOUNTING } else { 0 };
+        self.accounting.store(bit, Ordering::Relaxed);
+        self.tell_what_to_watch();
     }
 
-    /// Counts each thread's run time from now on, at the price of two clock readings a poll.
-    pub fn set_accounting(&self, on: bool) {
-        self.accounting.store(u32::from(on), Ordering::Relaxed);
+    fn tell_what_to_watch(&self) {
+        let watched =
+            self.trace_mask.load(Ordering::Relaxed) | self.accounting.load(Ordering::Relaxed);
+        for cpu in self.cpus() {
+            cpu.watched.store(watched, Ordering::Relaxed);
+        }
     }
 
     /// The longest that a poll may take before the watchdog reports it, in nanoseconds; 0 when it is off.
@@ -194,9 +202,7 @@ impl Node {
     /// Records these trace classes from now on, on every CPU.
     pub fn set_trace_mask(&self, mask: ClassMask) {
         self.trace_mask.store(mask.0, Ordering::Relaxed);
-        for cpu in self.cpus() {
-            cpu.trace_mask.store(mask.0, Ordering::Relaxed);
-        }
+        self.tell_what_to_watch();
     }
 
     /// The newest `count` trace records of every CPU, merged by time: for a panic, when the CPUs have stopped.

@@ -3,6 +3,10 @@
 //! Only the owner touches it, inside a critical section, so it has no lock and no atomic. A larger priority wins;
 //! equals take turns. The links lie in the threads themselves. Source: DragonFly `lwkt_schedule`, whose one sorted
 //! list has the same order; a list for each priority makes both ends O(1).
+//!
+//! Among threads of one priority a second key decides, the user priority: one that is woken goes before those with a
+//! smaller key, one that gives up its turn goes behind all, whatever its key, so that all of them progress (trap 18:
+//! DragonFly's tick does so; here every poll that ends with a wake of its own is a tick).
 
 use crate::thread::Header;
 use core::{cell::Cell, ptr};
@@ -53,6 +57,30 @@ struct List {
     last: Cell<*const Header>,
 }
 
+impl List {
+    /// Puts `thread` before the first of a smaller user priority, of which there is one.
+    ///
+    /// # Safety
+    /// As [`RunQueue::push`]; the list is not empty.
+    #[cold]
+    unsafe fn insert(&self, thread: &Header) {
+        let mut previous: *const Header = ptr::null();
+        let mut at = self.first.get();
+        // SAFETY: queued threads are alive; the last one has a smaller key, so the walk ends before the list does.
+        unsafe {
+            while (*at).user_priority.get() >= thread.user_priority.get() {
+                previous = at;
+                at = (*at).next.get();
+            }
+            thread.next.set(at);
+            match previous.as_ref() {
+                Some(previous) => previous.next.set(thread),
+                None => self.first.set(thread),
+            }
+        }
+    }
+}
+
 pub(crate) struct RunQueue {
     filled: Cell<u32>,
     length: Cell<u32>,
@@ -73,24 +101,60 @@ impl RunQueue {
         }
     }
 
-    /// Appends `thread` to the list of its priority.
+    /// Puts `thread` on the list of its priority: behind its equals by user priority, or, when `last`, behind all.
     ///
     /// # Safety
     /// The caller is the owner CPU in a critical section; `thread` is alive, stays so while queued, and is not queued.
     #[inline]
-    pub(crate) unsafe fn push(&self, thread: &Header) {
+    pub(crate) unsafe fn push(&self, thread: &Header, last: bool) {
         let priority = thread.priority.get().value();
         let list = &self.lists[usize::from(priority & 31)];
-        thread.next.set(ptr::null());
+        self.length.set(self.length.get() + 1);
         if list.first.get().is_null() {
+            thread.next.set(ptr::null());
             list.first.set(thread);
             self.filled.set(self.filled.get() | 1 << priority);
         } else {
             // SAFETY: a non-empty list's last thread is queued, hence alive.
-            unsafe { (*list.last.get()).next.set(thread) };
+            let tail = unsafe { &*list.last.get() };
+            if thread.user_priority.get() > tail.user_priority.get() && !last {
+                // SAFETY: the caller's promise.
+                unsafe { list.insert(thread) };
+                return;
+            }
+            thread.next.set(ptr::null());
+            tail.next.set(thread);
         }
         list.last.set(thread);
-        self.length.set(self.length.get() + 1);
+    }
+
+    /// Takes a queued thread off its list; O(n) in the list.
+    ///
+    /// # Safety
+    /// The caller is the owner CPU in a critical section; `thread` is queued here, and its priority has not changed since.
+    pub(crate) unsafe fn remove(&self, thread: &Header) {
+        let priority = thread.priority.get().value();
+        let list = &self.lists[usize::from(priority & 31)];
+        let next = thread.next.get();
+        let mut previous: *const Header = ptr::null();
+        let mut at = list.first.get();
+        while !ptr::eq(at, thread) {
+            previous = at;
+            // SAFETY: the thread is on this list, so no thread before it is null; queued threads are alive.
+            at = unsafe { (*at).next.get() };
+        }
+        // SAFETY: as above.
+        match unsafe { previous.as_ref() } {
+            Some(previous) => previous.next.set(next),
+            None => list.first.set(next),
+        }
+        if next.is_null() {
+            list.last.set(previous);
+        }
+        if list.first.get().is_null() {
+            self.filled.set(self.filled.get() & !(1 << priority));
+        }
+        self.length.set(self.length.get() - 1);
     }
 
     /// Takes the first thread of the largest priority.

@@ -5,7 +5,10 @@
 //! on the future and everything it holds stay there. Only a [`spawn_movable`] thread moves later, so its whole future
 //! must be Send (an `Rc` held over a move would be a data race that compiles).
 
-use crate::{Cpu, CpuId, JoinHandle, Priority, current, ipi, thread};
+use crate::{
+    Cpu, CpuId, JoinHandle, Priority, current, ipi,
+    thread::{self, Birth, flag},
+};
 use core::{
     future::Future,
     panic::Location,
@@ -19,6 +22,7 @@ use core::{
 pub struct Builder {
     name: &'static str,
     priority: Priority,
+    user_priority: u16,
 }
 
 impl Builder {
@@ -27,12 +31,20 @@ impl Builder {
         Self {
             name,
             priority: Priority::KERNEL,
+            user_priority: 0,
         }
     }
 
     /// Sets the priority.
     pub const fn priority(mut self, priority: Priority) -> Self {
         self.priority = priority;
+        self
+    }
+
+    /// Sets the second key, by which woken threads of one priority are ordered: a larger one goes first, equals take turns
+    /// (DragonFly: `td_upri`, set by the user scheduler). 0 unless set.
+    pub const fn user_priority(mut self, key: u16) -> Self {
+        self.user_priority = key;
         self
     }
 
@@ -108,14 +120,24 @@ impl Builder {
         movable: bool,
         future: F,
     ) -> JoinHandle<F::Output> {
-        let site = Location::caller();
-        let id = target.node().next_thread_id();
-        let (name, priority) = (self.name, self.priority);
-        let (ours, handle) = thread::create(target, id, name, site, priority, movable, future);
+        let at_home = core::ptr::eq(current::pointer(), target);
+        let birth = Birth {
+            name: self.name,
+            site: Location::caller(),
+            priority: self.priority,
+            user_priority: self.user_priority,
+            movable,
+            flags: if at_home {
+                0
+            } else {
+                flag::IN_TRANSIT | flag::NEW
+            },
+        };
+        let (ours, handle) = thread::create(target, birth, future);
         if core::ptr::eq(current::pointer(), here) {
             here.stats.threads_spawned.add(1);
         }
-        if core::ptr::eq(current::pointer(), target) {
+        if at_home {
             target.record_spawn(&ours);
             target.adopt(ours);
         } else {

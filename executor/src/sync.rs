@@ -76,6 +76,10 @@ pub enum Fault {
     ReadWithoutRecheck,
     /// A full ring's sender sleeps without asking for room.
     SleepWithoutAsking,
+    /// A thread's end is published with relaxed ordering, before its output is visible.
+    RelaxedFinish,
+    /// A join handle that is polled again touches its waker while the thread may take it.
+    KeepWaiting,
 }
 
 /// True if the running model has planted `fault`.

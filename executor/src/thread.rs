@@ -4,9 +4,10 @@
 //!
 //! | fields | who |
 //! |---|---|
-//! | `refs`, `mark`, `owner`, `join` | anybody, by atomic operations |
-//! | `queued` ... `run_ns`, the future | the owner CPU alone |
-//! | `id`, `name`, `site`, `vtable`, `cpu0` | written once, then read by anybody |
+//! | `refs`, `mark`, `owner`, `join`, `joiner` | anybody, by atomic operations |
+//! | `next` ... `migrate_to`, the future | the owner CPU alone |
+//! | `polls`, `wakes`, `messages`, `run_ns` | written by the owner, read by anybody |
+//! | `id`, `name`, `site`, `vtable` | written once, then read by anybody |
 //!
 //! Life of a thread, and what makes each step:
 //!
@@ -14,7 +15,7 @@
 //!   spawn ->  QUEUED  --dispatch-->  RUNNING  --Pending-->  WAITING  --wake-->  QUEUED ...
 //!                ^                      |  \--wake during the poll--> QUEUED
 //!                |                      |  \--migrate_to--> IN TRANSIT --arrive--> QUEUED on the new owner
-//!                                       \--Ready--> FINISHED: the future is dropped here, on its owner
+//!                                       \--Ready, exit--> FINISHED: the future is dropped here, on its owner
 //! ```
 //!
 //! A waker used on the owner's CPU queues the thread. Anywhere else it sends one IPI message to the owner, and never
@@ -22,12 +23,14 @@
 //! outlives its poll on the owner.
 
 use crate::{
-    Cpu, CpuId, Priority, current, ipi,
+    Counter, Cpu, CpuId, Priority, current, ipi,
+    join::{Finish, JoinWaker, JoinWord},
     mark::WakeMark,
-    sync::{AtomicPtr, AtomicU8, AtomicUsize, Ordering},
+    sync::{AtomicPtr, AtomicUsize, Ordering},
 };
 use alloc::boxed::Box;
 use core::{
+    any::{Any, TypeId, type_name},
     cell::{Cell, UnsafeCell},
     future::Future,
     mem::ManuallyDrop,
@@ -36,21 +39,33 @@ use core::{
     ptr,
     task::{Context, Poll, RawWaker, RawWakerVTable, Waker},
 };
-use futures_util::task::AtomicWaker;
 
-/// The output is stored.
-pub(crate) const JOIN_DONE: u8 = 1;
-/// Nobody will ask for the output.
-pub(crate) const JOIN_DETACHED: u8 = 2;
-/// Its CPU has stopped: there will be no output.
-const JOIN_ABANDONED: u8 = 4;
+mod handle;
+mod join;
 
-/// The part of a thread that does not depend on its future's type.
-#[repr(C)]
+pub use handle::{Account, Exit, Thread, exit, set_priority};
+pub use join::JoinHandle;
+
+/// What a thread is doing, as its owner sees it. Bits, so that one look decides the common case.
+pub(crate) mod flag {
+    /// On the run queue.
+    pub(crate) const QUEUED: u8 = 1;
+    /// Its future has ended or was dropped: it is not polled again.
+    pub(crate) const FINISHED: u8 = 2;
+    /// On its way to its owner, as a message.
+    pub(crate) const IN_TRANSIT: u8 = 4;
+    /// Made on another CPU, and never polled yet.
+    pub(crate) const NEW: u8 = 8;
+    /// Leaves for `migrate_to` when it comes up.
+    pub(crate) const MOVING: u8 = 16;
+    /// Has called `exit`: ends with the poll in progress.
+    pub(crate) const EXITING: u8 = 32;
+}
+
+/// The part of a thread that does not depend on its future's type. A million idle threads have a million of these, so
+/// every byte is looked at: 136.
 pub(crate) struct Header {
     refs: AtomicUsize,
-    pub(crate) mark: WakeMark,
-    join: AtomicU8,
     pub(crate) owner: AtomicPtr<Cpu>,
     vtable: &'static VTable,
     /// Next in the run queue.
@@ -58,28 +73,53 @@ pub(crate) struct Header {
     /// Neighbours in the owner's list of all threads.
     pub(crate) all_next: Cell<*const Header>,
     pub(crate) all_previous: Cell<*const Header>,
-    pub(crate) queued: Cell<bool>,
-    pub(crate) finished: Cell<bool>,
-    pub(crate) in_transit: Cell<bool>,
+    pub(crate) flags: Cell<u8>,
     pub(crate) priority: Cell<Priority>,
+    /// Orders threads of equal priority; see [`Builder::user_priority`](crate::Builder::user_priority).
+    pub(crate) user_priority: Cell<u16>,
     /// Critical-section depth while the thread does not run (trap 11: it belongs to the thread).
-    pub(crate) critical: Cell<u32>,
-    pub(crate) migrate_to: Cell<Option<CpuId>>,
-    pub(crate) polls: Cell<u64>,
-    pub(crate) run_ns: Cell<u64>,
+    pub(crate) critical: Cell<u16>,
+    pub(crate) migrate_to: Cell<CpuId>,
+    pub(crate) mark: WakeMark,
+    join: JoinWord,
+    joiner: JoinWaker,
+    pub(crate) polls: Counter,
+    pub(crate) wakes: Counter,
+    pub(crate) messages: Counter,
+    pub(crate) run_ns: Counter,
     pub(crate) id: u32,
     pub(crate) name: &'static str,
     pub(crate) site: &'static Location<'static>,
-    /// Its whole future is Send.
-    pub(crate) movable: bool,
-    joiner: AtomicWaker,
 }
+
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Header>() <= 136);
 
 struct VTable {
     poll: unsafe fn(*const Header, &mut Context<'_>) -> bool,
     /// Drops the future, or the output that nobody took.
     clear: unsafe fn(*const Header),
+    /// Puts an output in the future's place.
+    exit: unsafe fn(*const Header, Box<dyn Any>),
     free: unsafe fn(*const Header),
+    output: fn() -> (TypeId, &'static str),
+    future_bytes: usize,
+    /// Its whole future is Send.
+    movable: bool,
+}
+
+impl VTable {
+    const fn of<F: Future<Output: 'static>>(movable: bool) -> Self {
+        Self {
+            poll: poll::<F>,
+            clear: clear::<F>,
+            exit: exit_with::<F>,
+            free: free::<F>,
+            output: || (TypeId::of::<F::Output>(), type_name::<F::Output>()),
+            future_bytes: size_of::<F>(),
+            movable,
+        }
+    }
 }
 
 enum Stage<F: Future> {
@@ -162,43 +202,52 @@ unsafe fn release(header: *const Header) {
     }
 }
 
+/// How a thread is made.
+#[derive(Clone, Copy)]
+pub(crate) struct Birth {
+    pub(crate) name: &'static str,
+    pub(crate) site: &'static Location<'static>,
+    pub(crate) priority: Priority,
+    pub(crate) user_priority: u16,
+    /// The whole future is Send.
+    pub(crate) movable: bool,
+    /// Some of [`flag`].
+    pub(crate) flags: u8,
+}
+
 /// Makes the block of a thread owned by `cpu`, with one reference for the executor and one for the join handle.
 pub(crate) fn create<F: Future + 'static>(
     cpu: &Cpu,
-    id: u32,
-    name: &'static str,
-    site: &'static Location<'static>,
-    priority: Priority,
-    movable: bool,
+    birth: Birth,
     future: F,
 ) -> (ThreadRef, ThreadRef) {
     let block = Box::new(Block {
         header: Header {
             refs: AtomicUsize::new(2),
-            mark: WakeMark::new(),
-            join: AtomicU8::new(0),
             owner: AtomicPtr::new(ptr::from_ref(cpu).cast_mut()),
-            vtable: &VTable {
-                poll: poll::<F>,
-                clear: clear::<F>,
-                free: free::<F>,
+            vtable: if birth.movable {
+                const { &VTable::of::<F>(true) }
+            } else {
+                const { &VTable::of::<F>(false) }
             },
             next: Cell::new(ptr::null()),
             all_next: Cell::new(ptr::null()),
             all_previous: Cell::new(ptr::null()),
-            queued: Cell::new(false),
-            finished: Cell::new(false),
-            in_transit: Cell::new(false),
-            priority: Cell::new(priority),
+            flags: Cell::new(birth.flags),
+            priority: Cell::new(birth.priority),
+            user_priority: Cell::new(birth.user_priority),
             critical: Cell::new(0),
-            migrate_to: Cell::new(None),
-            polls: Cell::new(0),
-            run_ns: Cell::new(0),
-            id,
-            name,
-            site,
-            movable,
-            joiner: AtomicWaker::new(),
+            migrate_to: Cell::new(CpuId(0)),
+            mark: WakeMark::new(),
+            join: JoinWord::new(),
+            joiner: JoinWaker::new(),
+            polls: Counter::default(),
+            wakes: Counter::default(),
+            messages: Counter::default(),
+            run_ns: Counter::default(),
+            id: cpu.node().next_thread_id(),
+            name: birth.name,
+            site: birth.site,
         },
         stage: UnsafeCell::new(Stage::Running(future)),
     });
@@ -233,6 +282,16 @@ unsafe fn clear<F: Future>(header: *const Header) {
 }
 
 /// # Safety
+/// As [`clear`], and the thread is not being polled. `output` is an `F::Output`.
+unsafe fn exit_with<F: Future<Output: 'static>>(header: *const Header, output: Box<dyn Any>) {
+    let output = *output
+        .downcast::<F::Output>()
+        .expect("checked where `exit` was polled");
+    // SAFETY: the caller's promise. The future is dropped here, on its owner, as after its last poll.
+    unsafe { *(*header.cast::<Block<F>>()).stage.get() = Stage::Done(output) };
+}
+
+/// # Safety
 /// `header` begins a `Block<F>` that has no references left.
 unsafe fn free<F: Future>(header: *const Header) {
     // SAFETY: made by Box in `create`; the stage is Empty by now or holds an output whose handle gave up its count
@@ -254,15 +313,61 @@ impl Header {
         unsafe { (self.vtable.poll)(self, &mut context) }
     }
 
+    /// True if all of these bits of [`flag`] are set. Owner.
+    #[inline]
+    pub(crate) fn is(&self, bits: u8) -> bool {
+        self.flags.get() & bits == bits
+    }
+
+    /// Sets bits of [`flag`]. Owner.
+    #[inline]
+    pub(crate) fn set(&self, bits: u8) {
+        self.flags.set(self.flags.get() | bits);
+    }
+
+    /// Clears bits of [`flag`]. Owner.
+    #[inline]
+    pub(crate) fn clear(&self, bits: u8) {
+        self.flags.set(self.flags.get() & !bits);
+    }
+
+    pub(crate) fn is_movable(&self) -> bool {
+        self.vtable.movable
+    }
+
+    /// The size of the future, in bytes.
+    pub(crate) fn future_bytes(&self) -> usize {
+        self.vtable.future_bytes
+    }
+
+    /// Panics unless the thread's output is a T.
+    fn assert_output<T: 'static>(&self) {
+        let (id, name) = (self.vtable.output)();
+        assert!(
+            id == TypeId::of::<T>(),
+            "thread {} ends with a {name}, not with a {}",
+            self.name,
+            type_name::<T>()
+        );
+    }
+
+    /// Ends the thread with an output that [`assert_output`](Self::assert_output) has let pass.
+    ///
+    /// # Safety
+    /// The caller is the owner CPU, outside of any poll of this thread, which has not finished.
+    pub(crate) unsafe fn exit(&self, output: Box<dyn Any>) {
+        // SAFETY: the owner touches an unfinished stage alone.
+        unsafe { (self.vtable.exit)(self, output) }
+    }
+
     /// Publishes the output and wakes whoever joins; drops it if nobody will.
     pub(crate) fn finish(&self) {
-        self.finished.set(true);
-        let before = self.join.fetch_or(JOIN_DONE, Ordering::AcqRel);
-        if before & JOIN_DETACHED != 0 {
+        self.set(flag::FINISHED);
+        match self.join.finish(&self.joiner) {
+            Finish::Nobody => {}
+            Finish::Waiting(joiner) => joiner.wake(),
             // SAFETY: detached and done: this CPU is the last to touch the stage.
-            unsafe { (self.vtable.clear)(self) };
-        } else {
-            self.joiner.wake();
+            Finish::Detached => unsafe { (self.vtable.clear)(self) },
         }
     }
 
@@ -271,8 +376,8 @@ impl Header {
     /// # Safety
     /// The caller is the owner CPU, outside of any poll of this thread.
     pub(crate) unsafe fn abandon(&self) {
-        self.finished.set(true);
-        self.join.fetch_or(JOIN_ABANDONED, Ordering::AcqRel);
+        self.set(flag::FINISHED);
+        self.join.abandon();
         // SAFETY: the owner touches an unfinished stage alone.
         unsafe { (self.vtable.clear)(self) };
     }
@@ -292,8 +397,7 @@ impl Header {
     #[cold]
     fn wake_from_afar(&self) {
         // A waker may outlive the thread's node; the owner that it names may be gone.
-        let ended = JOIN_DONE | JOIN_ABANDONED;
-        if self.join.load(Ordering::Acquire) & ended == 0 && self.mark.set() {
+        if !self.join.has_ended() && self.mark.set() {
             self.refs.fetch_add(1, Ordering::Relaxed);
             // SAFETY: the count above travels with the message.
             let thread = unsafe { ThreadRef::from_raw(self) };
@@ -330,81 +434,3 @@ static WAKER: RawWakerVTable = RawWakerVTable::new(
     // SAFETY: as above.
     |data| unsafe { release(data.cast()) },
 );
-
-/// Waits for a thread to end and gives its output. Dropping it lets the thread run on alone.
-///
-/// The handle is Send when the output is: the future itself stays with its CPU either way.
-#[must_use = "await it for the output, or call detach() to say that nobody waits"]
-pub struct JoinHandle<T> {
-    thread: ManuallyDrop<ThreadRef>,
-    take: unsafe fn(*const Header) -> T,
-    /// A handle to an output that is not Send must stay where the output is.
-    _not_send: core::marker::PhantomData<*const ()>,
-}
-
-// SAFETY: the output moves to the handle's CPU, which T: Send allows; the rest is atomic.
-unsafe impl<T: Send> Send for JoinHandle<T> {}
-// SAFETY: a shared handle can do nothing but read the thread's name and id.
-unsafe impl<T: Send> Sync for JoinHandle<T> {}
-
-impl<T> JoinHandle<T> {
-    pub(crate) fn new<F: Future<Output = T>>(thread: ThreadRef) -> Self {
-        /// # Safety
-        /// The thread is JOIN_DONE, begins a `Block<F>`, and the caller is its one handle.
-        unsafe fn take<F: Future>(header: *const Header) -> F::Output {
-            // SAFETY: after JOIN_DONE the stage belongs to the handle.
-            let stage = unsafe { &mut *(*header.cast::<Block<F>>()).stage.get() };
-            match core::mem::replace(stage, Stage::Empty) {
-                Stage::Done(output) => output,
-                Stage::Running(_) | Stage::Empty => {
-                    panic!("a join handle was polled after it had given the output")
-                }
-            }
-        }
-        Self {
-            thread: ManuallyDrop::new(thread),
-            take: take::<F>,
-            _not_send: core::marker::PhantomData,
-        }
-    }
-
-    /// Lets the thread run on without waiting for it.
-    pub fn detach(self) {}
-
-    /// The thread's number, unique in its node.
-    pub fn id(&self) -> u32 {
-        self.thread.id
-    }
-
-    /// True if the thread has ended.
-    pub fn is_finished(&self) -> bool {
-        self.thread.join.load(Ordering::Acquire) & JOIN_DONE != 0
-    }
-}
-
-impl<T> Future for JoinHandle<T> {
-    type Output = T;
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        if !self.is_finished() {
-            self.thread.joiner.register(context.waker());
-            if !self.is_finished() {
-                return Poll::Pending;
-            }
-        }
-        // SAFETY: JOIN_DONE was read with acquire, and `take` was made for this thread's future.
-        Poll::Ready(unsafe { (self.take)(self.thread.0) })
-    }
-}
-
-impl<T> Drop for JoinHandle<T> {
-    fn drop(&mut self) {
-        let before = self.thread.join.fetch_or(JOIN_DETACHED, Ordering::AcqRel);
-        if before & JOIN_DONE != 0 {
-            // SAFETY: done, and this was the one handle: the stage is ours. An output that is not Send is dropped
-            // where it was made, because then the handle could not leave.
-            unsafe { (self.thread.vtable.clear)(self.thread.0) };
-        }
-        // SAFETY: dropped once, here.
-        unsafe { ManuallyDrop::drop(&mut self.thread) };
-    }
-}

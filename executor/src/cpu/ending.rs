@@ -5,7 +5,10 @@
 //! before the first CPU goes, because what is dropped may wake and send once more.
 
 use super::Cpu;
-use crate::sync::Ordering;
+use crate::{
+    sync::Ordering,
+    thread::{ThreadRef, flag},
+};
 use alloc::boxed::Box;
 
 impl Cpu {
@@ -16,23 +19,34 @@ impl Cpu {
 
     /// Drops the threads, timers and handlers that are left. Owner, outside of any poll.
     pub(super) fn abandon_threads(&self) {
-        while self.run_queue.pop().is_some() {}
+        self.clear_run_queue();
         // SAFETY: threads on the list are alive; this is the owner, outside of any poll.
         while let Some(thread) = unsafe { self.all_threads.get().as_ref() } {
-            if !thread.finished.get() {
+            if !thread.is(flag::FINISHED) {
                 // Its sections end with it.
-                self.critical.set(1 + thread.critical.get());
+                self.critical.set(1 + u32::from(thread.critical.get()));
                 // SAFETY: owner, outside of a poll.
                 unsafe { thread.abandon() };
                 self.critical.set(1);
             }
             drop(self.disown(thread));
-            while self.run_queue.pop().is_some() {}
+            self.clear_run_queue();
         }
         self.timers.clear();
         drop(self.token_waiters.take());
         // Not Send: they must not be left to whoever drops the node.
         drop(self.handlers.take());
+    }
+
+    fn clear_run_queue(&self) {
+        while let Some(thread) = self.run_queue.pop() {
+            // SAFETY: what is queued is alive; one that has finished is so by the count that `exit` left with the queue.
+            unsafe {
+                if (*thread).is(flag::FINISHED) {
+                    drop(ThreadRef::from_raw(thread));
+                }
+            }
+        }
     }
 
     /// Drops, unrun, what was sent to this CPU and what it has not sent yet. For a node that goes. True: something did.

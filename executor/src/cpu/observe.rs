@@ -1,7 +1,12 @@
 //! What a CPU lets others see: its threads, its counters, and the trace it records.
 
 use super::Cpu;
-use crate::{CpuId, Priority, critical, thread::Header, token::TokenInfo, trace};
+use crate::{
+    Account, CpuId, Priority, critical,
+    thread::{Header, flag},
+    token::TokenInfo,
+    trace,
+};
 use alloc::{collections::BTreeMap, vec::Vec};
 use core::{cell::RefCell, panic::Location, ptr, sync::atomic::Ordering};
 
@@ -20,10 +25,12 @@ pub struct ThreadInfo {
     pub priority: Priority,
     /// Running or queued to run, as opposed to waiting.
     pub runnable: bool,
-    /// How often it was polled.
-    pub polls: u64,
-    /// Nanoseconds spent in polls; counted while accounting or tracing is on.
-    pub run_ns: u64,
+    /// Orders it among those of the same priority.
+    pub user_priority: u16,
+    /// What it has used.
+    pub account: Account,
+    /// The size of its future, in bytes: what it keeps between two polls.
+    pub future_bytes: usize,
 }
 
 /// A thread's name and where it was spawned.
@@ -54,7 +61,10 @@ impl Names {
 impl Cpu {
     #[cold]
     pub(super) fn run_begins(&self, thread: &Header) -> u64 {
-        let now = self.node().clock_ns();
+        let now = match self.poll_ended_ns.get() {
+            0 => self.node().clock_ns(),
+            ended_ns => ended_ns,
+        };
         self.now_ns.set(now);
         let depth = self.run_queue.len().min(255) as u8;
         self.record_at(now, trace::Event::RunBegin, depth, thread.id, 0);
@@ -65,15 +75,15 @@ impl Cpu {
     pub(super) fn run_ended(&self, thread: &Header, began_ns: u64, finished: bool) {
         let now = self.node().clock_ns();
         self.now_ns.set(now);
+        self.poll_ended_ns.set(now);
         if began_ns != 0 {
-            thread
-                .run_ns
-                .set(thread.run_ns.get() + now.saturating_sub(began_ns));
+            thread.run_ns.add(now.saturating_sub(began_ns));
         }
-        let why = match (finished, thread.migrate_to.get(), thread.queued.get()) {
-            (true, ..) => 2,
-            (_, Some(_), _) => 3,
-            (.., true) => 1,
+        let why = match thread.flags.get() {
+            _ if finished => 2,
+            flags if flags & flag::EXITING != 0 => 2,
+            flags if flags & flag::MOVING != 0 => 3,
+            flags if flags & flag::QUEUED != 0 => 1,
             _ => 0,
         };
         self.record_at(now, trace::Event::RunEnd, why, thread.id, 0);
@@ -147,9 +157,10 @@ impl Cpu {
                     name: thread.name,
                     site: thread.site,
                     priority: thread.priority.get(),
-                    runnable: thread.queued.get() || ptr::eq(self.running.get(), thread),
-                    polls: thread.polls.get(),
-                    run_ns: thread.run_ns.get(),
+                    runnable: thread.is(flag::QUEUED) || ptr::eq(self.running.get(), thread),
+                    user_priority: thread.user_priority.get(),
+                    account: thread.account(),
+                    future_bytes: thread.future_bytes(),
                 });
             }
         }
@@ -162,7 +173,7 @@ impl Cpu {
     /// On another CPU, if the class is on.
     #[inline]
     pub fn record(&self, event: trace::Event, small: u8, thread: u32, arg: u32) {
-        if self.trace_mask.load(Ordering::Relaxed) & event.class() as u32 != 0 {
+        if self.watched.load(Ordering::Relaxed) & event.class() as u32 != 0 {
             self.record_slow(None, event, small, thread, arg);
         }
     }
@@ -170,7 +181,7 @@ impl Cpu {
     /// Records an event of the running thread, whose number is looked up only if somebody records. Owner.
     #[inline]
     pub(crate) fn record_running(&self, event: trace::Event) {
-        if self.trace_mask.load(Ordering::Relaxed) & event.class() as u32 != 0 {
+        if self.watched.load(Ordering::Relaxed) & event.class() as u32 != 0 {
             self.record_slow(None, event, 0, self.running_id(), 0);
         }
     }
@@ -184,7 +195,7 @@ impl Cpu {
         thread: u32,
         arg: u32,
     ) {
-        if self.trace_mask.load(Ordering::Relaxed) & event.class() as u32 != 0 {
+        if self.watched.load(Ordering::Relaxed) & event.class() as u32 != 0 {
             self.record_slow(Some(now_ns), event, small, thread, arg);
         }
     }
@@ -210,7 +221,7 @@ impl Cpu {
     /// The time, if `class` is recorded; 0 if not. Owner.
     #[inline]
     pub(crate) fn traced_ns(&self, class: trace::Class) -> u64 {
-        if self.trace_mask.load(Ordering::Relaxed) & class as u32 == 0 {
+        if self.watched.load(Ordering::Relaxed) & class as u32 == 0 {
             0
         } else {
             self.node().clock_ns()
@@ -220,7 +231,7 @@ impl Cpu {
     /// Records that a thread was made here, and makes sure that its name has a number. Owner.
     #[inline]
     pub(crate) fn record_spawn(&self, thread: &Header) {
-        if self.trace_mask.load(Ordering::Relaxed) & trace::Class::Sched as u32 != 0 {
+        if self.watched.load(Ordering::Relaxed) & trace::Class::Sched as u32 != 0 {
             self.record_spawn_slow(thread, 0);
         }
     }

@@ -39,6 +39,7 @@ mod ifconfig;
 mod machine;
 mod netstat;
 mod ping;
+mod ps;
 mod text;
 mod threads;
 mod tracing;
@@ -104,6 +105,7 @@ fn owned(words: &[&str]) -> Vec<String> {
 pub fn all() -> impl Iterator<Item = &'static Command> {
     [
         text::COMMANDS,
+        ps::COMMANDS,
         threads::COMMANDS,
         tracing::COMMANDS,
         ifconfig::COMMANDS,

@@ -1,7 +1,7 @@
-//! Commands about the executor: `ps`, `cpus`, `stat`, `uptime`.
+//! Commands about the executor: `cpus`, `stat`, `uptime`.
 //!
 //! Decision: `stat` reads counters where they lie, without a message, so that looking at an idle CPU
-//! does not wake it; `ps` and `cpus` need what only the owner may touch, and visit each CPU.
+//! does not wake it; `cpus` needs what only the owner may touch, and visits each CPU.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -16,13 +16,6 @@ use super::{Command, CommandError, Context, no_words, owned, run};
 use crate::workload;
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command {
-        name: "ps",
-        summary: "list the threads of every CPU",
-        usage: "ps\nps CPU",
-        complete: no_words,
-        run: run!(ps),
-    },
     Command {
         name: "cpus",
         summary: "what each CPU does",
@@ -62,7 +55,7 @@ pub(super) const COMMANDS: &[Command] = &[
 ];
 
 /// The CPU with this number.
-fn checked_cpu(context: &Context, number: u64) -> Result<CpuId, CommandError> {
+pub(super) fn checked_cpu(context: &Context, number: u64) -> Result<CpuId, CommandError> {
     let number = number as u16;
     if usize::from(number) < context.node.cpu_count() {
         Ok(CpuId(number))
@@ -72,47 +65,8 @@ fn checked_cpu(context: &Context, number: u64) -> Result<CpuId, CommandError> {
 }
 
 /// The numbers of all CPUs.
-fn all_cpus(context: &Context) -> impl Iterator<Item = CpuId> + use<> {
+pub(super) fn all_cpus(context: &Context) -> impl Iterator<Item = CpuId> + use<> {
     (0..context.node.cpu_count() as u16).map(CpuId)
-}
-
-async fn ps(context: &Context, mut words: Arguments<'_>) -> Result<(), CommandError> {
-    let cpus: Vec<CpuId> = if words.peek().is_some() {
-        let number = words.number("CPU", 0..=u64::from(u16::MAX))?;
-        words.end()?;
-        alloc::vec![checked_cpu(context, number)?]
-    } else {
-        all_cpus(context).collect()
-    };
-    let output = &context.output;
-    output
-        .line(format_args!(
-            "{:>5} {:>3} {:>3} {:<5} {:>10} {:>12} {:<20} spawned at",
-            "id", "cpu", "pri", "state", "polls", "run time", "name"
-        ))
-        .await;
-    for cpu in cpus {
-        let mut threads = run_on(cpu, Cpu::threads).await;
-        threads.sort_by_key(|thread| thread.id);
-        for thread in threads {
-            let state = if thread.runnable { "run" } else { "wait" };
-            output
-                .line(format_args!(
-                    "{:>5} {:>3} {:>3} {:<5} {:>10} {:>12} {:<20} {}:{}",
-                    thread.id,
-                    thread.cpu.0,
-                    thread.priority.value(),
-                    state,
-                    thread.polls,
-                    seconds(thread.run_ns),
-                    thread.name,
-                    thread.site.file(),
-                    thread.site.line(),
-                ))
-                .await;
-        }
-    }
-    Ok(())
 }
 
 /// A row of `cpus`.
@@ -330,7 +284,7 @@ async fn exercise(context: &Context, words: Arguments<'_>) -> Result<(), Command
 }
 
 /// Nanoseconds as seconds with six decimals.
-fn seconds(ns: u64) -> String {
+pub(super) fn seconds(ns: u64) -> String {
     alloc::format!("{}.{:06}", ns / 1_000_000_000, ns / 1000 % 1_000_000)
 }
 

@@ -314,6 +314,60 @@ fn ps_shows_threads_of_every_cpu() {
     assert_eq!(person.runs("ps 7"), "ps: no CPU 7; `cpus` lists them\r\n");
 }
 
+/// The most that a thread may keep between two polls, in bytes: a large future is copied when it is spawned, and a
+/// thread that has one is probably several.
+const LARGEST_FUTURE: u64 = 8192;
+
+#[test]
+fn the_ten_largest_futures_are_small_enough() {
+    let mut person = Person::boots(2, "", None);
+    person.sees_prompt();
+    let list = person.runs("ps -s");
+    let threads: Vec<(u64, String)> = list
+        .lines()
+        .skip(1)
+        .map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            (words[8].parse().expect("bytes"), words[9..].join(" "))
+        })
+        .collect();
+    assert!(threads.len() >= 10, "{list}");
+    for (bytes, thread) in threads.iter().take(10) {
+        std::println!("{bytes:>6} {thread}");
+        assert!(*bytes <= LARGEST_FUTURE, "{bytes} bytes: {thread}");
+    }
+    assert!(threads.is_sorted_by_key(|(bytes, _)| std::cmp::Reverse(*bytes)));
+    assert!(threads[0].0 >= 64, "a kernel has larger futures: {list}");
+}
+
+#[test]
+fn top_shows_who_used_the_cpus_meanwhile() {
+    let mut person = Person::boots(2, "", None);
+    person.sees_prompt();
+    person.hosted.as_ref().unwrap().block_on(|| async {
+        let spin = || async {
+            loop {
+                executor::yield_now().await;
+            }
+        };
+        executor::Builder::new("spinner")
+            .priority(executor::Priority::IDLE)
+            .spawn_on(executor::CpuId(1), spin)
+            .detach();
+    });
+    let shown = person.runs("top 0.1 2");
+    assert_eq!(shown.matches("idle: cpu0 ").count(), 2, "{shown}");
+    assert_eq!(
+        shown.matches(" busy %").count() + shown.matches("busy %").count(),
+        4
+    );
+    let first = shown.lines().find(|line| line.contains("spinner"));
+    let first = first.expect("the spinner is listed");
+    let busy = first.split_whitespace().next().expect("a share");
+    assert!(busy.parse::<f64>().expect("a number") > 10.0, "{shown}");
+    assert!(person.runs("top 1 0").starts_with("top: "));
+}
+
 #[test]
 fn counters_are_shown() {
     let mut person = Person::boots(2, "", None);

@@ -1,0 +1,301 @@
+//! How threads are ordered, end, and are seen by others.
+
+use executor::{
+    Builder, CpuId, Priority, Thread, Token, critical, current, current_cpu, exit, hosted, run_on,
+    send_to, set_priority, sleep, spawn, spawn_on, yield_now,
+};
+use futures_util::future::{Either, select};
+use std::{
+    cell::RefCell,
+    future::{pending, poll_fn, ready},
+    pin::pin,
+    rc::Rc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+type Log = Rc<RefCell<Vec<&'static str>>>;
+
+/// Waits until somebody wakes this thread, then says so.
+fn sleeper(log: &Log, builder: Builder, name: &'static str) -> executor::JoinHandle<()> {
+    let log = log.clone();
+    builder.spawn(async move {
+        let mut woken = false;
+        poll_fn(|_| match std::mem::replace(&mut woken, true) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
+        log.borrow_mut().push(name);
+    })
+}
+
+#[test]
+fn the_second_key_orders_what_is_woken_and_equals_take_turns() {
+    hosted::run(1, || async {
+        let log = Log::default();
+        let make = |name, key| sleeper(&log, Builder::new(name).user_priority(key), name);
+        let threads = [
+            make("low", 1),
+            make("high", 9),
+            make("mid", 5),
+            make("mid too", 5),
+            make("none", 0),
+            make("high too", 9),
+        ];
+        yield_now().await;
+        for thread in &threads {
+            thread.thread().wake();
+        }
+        for thread in threads {
+            thread.await;
+        }
+        assert_eq!(
+            log.take(),
+            ["high", "high too", "mid", "mid too", "low", "none"]
+        );
+    });
+}
+
+#[test]
+fn trap_18_threads_of_one_priority_all_progress_whatever_their_second_key() {
+    hosted::run(1, || async {
+        let log = Log::default();
+        let threads = [("a", 1), ("b", 100), ("c", 50)].map(|(name, key)| {
+            let log = log.clone();
+            Builder::new(name).user_priority(key).spawn(async move {
+                for _ in 0..3 {
+                    log.borrow_mut().push(name);
+                    yield_now().await;
+                }
+            })
+        });
+        for thread in threads {
+            thread.await;
+        }
+        assert_eq!(log.take(), ["b", "c", "a", "b", "c", "a", "b", "c", "a"]);
+    });
+}
+
+#[test]
+fn trap_19_a_thread_that_wakes_itself_runs_once_more_behind_its_equals() {
+    hosted::run(1, || async {
+        let log = Log::default();
+        let (ours, theirs) = (log.clone(), log.clone());
+        let first = spawn("first", async move {
+            ours.borrow_mut().push("first");
+            for _ in 0..3 {
+                Thread::current().wake();
+            }
+            let mut polls = 0;
+            poll_fn(|_| {
+                polls += 1;
+                if polls == 1 {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(())
+                }
+            })
+            .await;
+            ours.borrow_mut().push("first again");
+            Thread::current().account()
+        });
+        let second = spawn("second", async move { theirs.borrow_mut().push("second") });
+        second.await;
+        let account = first.await;
+        assert_eq!(log.take(), ["first", "second", "first again"]);
+        assert_eq!((account.polls, account.wakes), (2, 2));
+    });
+}
+
+#[test]
+fn a_new_priority_moves_a_queued_thread() {
+    hosted::run(1, || async {
+        let log = Log::default();
+        let make = |name| sleeper(&log, Builder::new(name).priority(Priority::USER), name);
+        let threads = ["a", "b", "c"].map(make);
+        let all = threads.each_ref().map(|thread| thread.thread());
+        set_priority(Priority::IDLE);
+        yield_now().await;
+        set_priority(Priority::MAX);
+        for thread in &all {
+            thread.wake();
+        }
+        all[1].set_priority(Priority::KERNEL);
+        all[2].set_priority(Priority::IDLE);
+        all[0].set_priority(Priority::IDLE);
+        set_priority(Priority::new(0).expect("0 to 31"));
+        for thread in threads {
+            thread.await;
+        }
+        assert_eq!(log.take(), ["b", "c", "a"]);
+    });
+}
+
+#[test]
+#[should_panic(expected = "panicked")]
+fn a_priority_is_set_on_the_threads_own_cpu() {
+    hosted::run(2, || async {
+        let thread = spawn_on(CpuId(1), "far", pending::<()>).thread();
+        thread.set_priority(Priority::MAX);
+    });
+}
+
+/// Says that it was dropped, where.
+struct Dropped(&'static str, Arc<Mutex<Vec<(&'static str, CpuId)>>>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        let at = current_cpu();
+        self.1.lock().expect("no panic").push((self.0, at));
+    }
+}
+
+#[test]
+fn an_exit_drops_what_the_thread_has_on_its_own_cpu_then_tells_who_joins() {
+    hosted::run(2, || async {
+        let drops = Arc::new(Mutex::new(Vec::new()));
+        let theirs = drops.clone();
+        let handle = spawn_on(CpuId(1), "deep", move || async move {
+            async fn deeper(drops: Arc<Mutex<Vec<(&'static str, CpuId)>>>) {
+                let _inner = Dropped("inner", drops);
+                let token = Token::new("held at the end");
+                token
+                    .hold(async |_| {
+                        let _section = critical::enter();
+                        exit(7u32).await;
+                    })
+                    .await;
+            }
+            let _outer = Dropped("outer", theirs.clone());
+            deeper(theirs).await;
+            0u32
+        });
+        let thread = handle.thread();
+        assert_eq!(handle.await, 7);
+        let seen = drops.lock().expect("no panic").clone();
+        assert_eq!(seen, [("inner", CpuId(1)), ("outer", CpuId(1))]);
+        assert!(thread.has_ended());
+        // Neither its section nor its token is in force on the CPU that it has left.
+        let after = spawn_on(CpuId(1), "after", || async { critical::is_open() });
+        assert!(!after.await);
+        assert_eq!(run_on(CpuId(1), |cpu| cpu.threads().len()).await, 0);
+    });
+}
+
+#[test]
+fn a_thread_that_ends_in_the_poll_that_exits_ends_by_its_return() {
+    hosted::run(1, || async {
+        let output = spawn("both", async {
+            match select(pin!(exit(1u32)), pin!(ready(2u32))).await {
+                Either::Left((never, _)) => match never {},
+                Either::Right((output, _)) => output,
+            }
+        });
+        assert_eq!(output.await, 2);
+        // What was given up is not given to the next.
+        assert_eq!(spawn("next", async { 4u8 }).await, 4);
+    });
+}
+
+#[test]
+fn trap_21_a_thread_that_has_ended_can_be_held_woken_and_read() {
+    hosted::run(2, || async {
+        let token = Arc::new(());
+        let theirs = token.clone();
+        let handle = spawn_on(CpuId(1), "short", move || async move {
+            yield_now().await;
+            drop(theirs);
+        });
+        let thread = handle.thread();
+        handle.await;
+        assert_eq!(Arc::strong_count(&token), 1, "its future is gone");
+        for _ in 0..1000 {
+            thread.wake();
+            spawn_on(CpuId(1), "reuse", || async {}).await;
+        }
+        assert!(thread.has_ended());
+        assert_eq!(thread.account().polls, 2);
+        assert_eq!((thread.name(), thread.cpu()), ("short", Some(CpuId(1))));
+    });
+}
+
+#[test]
+fn a_wake_that_overtakes_a_new_thread_waits_for_it() {
+    hosted::run(3, || async {
+        let stage = Arc::new(AtomicU32::new(0));
+        let busy = stage.clone();
+        let held = spawn_on(CpuId(1), "busy", move || async move {
+            busy.store(1, Ordering::Release);
+            while busy.load(Ordering::Acquire) != 2 {
+                std::thread::yield_now();
+            }
+        });
+        while stage.load(Ordering::Acquire) == 0 {
+            yield_now().await;
+        }
+        // It waits in cpu 2's backlog, behind more messages than cpu 1 handles at once.
+        let made = spawn_on(CpuId(2), "maker", move || async move {
+            for _ in 0..512 {
+                send_to(current().node().cpu(CpuId(1)), |_| ());
+            }
+            let new = spawn_on(CpuId(1), "new", || async {
+                current()
+                    .threads()
+                    .iter()
+                    .any(|thread| thread.name == "new")
+            });
+            (new,)
+        });
+        let (made,) = made.await;
+        made.thread().wake();
+        stage.store(2, Ordering::Release);
+        assert!(made.await, "polled before it had arrived");
+        held.await;
+    });
+}
+
+#[test]
+fn what_a_thread_uses_is_counted_and_readable_from_everywhere() {
+    hosted::run(2, || async {
+        current().node().set_accounting(true);
+        let began_ns = executor::now_ns();
+        let worker = spawn_on(CpuId(1), "worker", || async {
+            for _ in 0..10 {
+                let until = executor::now_ns() + 100_000;
+                while executor::now_ns() < until {
+                    std::hint::spin_loop();
+                }
+                yield_now().await;
+            }
+            sleep(Duration::from_millis(1)).await;
+        });
+        let thread = worker.thread();
+        worker.await;
+        let account = thread.account();
+        assert_eq!((account.polls, account.wakes), (12, 12));
+        assert!(account.run_ns >= 1_000_000, "{account:?}");
+        let passed_ns = executor::now_ns() - began_ns;
+        assert!(account.run_ns < passed_ns, "{account:?} in {passed_ns} ns");
+    });
+}
+
+#[test]
+fn a_thread_says_how_large_its_future_is() {
+    hosted::run(1, || async {
+        let large = spawn("large", async {
+            let array = [1u8; 5000];
+            yield_now().await;
+            std::hint::black_box(&array);
+        });
+        let listed = current().threads();
+        let bytes = listed.iter().find(|thread| thread.name == "large");
+        let bytes = bytes.expect("listed").future_bytes;
+        assert!((5000..6000).contains(&bytes), "{bytes}");
+        large.await;
+    });
+}
