@@ -11,7 +11,8 @@ use core::{panic::Location, sync::atomic::Ordering};
 /// The watchdog is off: any value of `watch_ns` but MAX keeps its cold path away until the next idle.
 const OFF: u64 = u64::MAX - 1;
 
-/// A poll that has run longer than the watchdog's budget, as seen from the timer interrupt.
+/// A poll that has run longer than the watchdog's budget, as seen from the timer interrupt. Its `Display` is the report's
+/// first line.
 #[derive(Clone, Copy, Debug)]
 pub struct Overrun {
     /// The thread's number.
@@ -22,6 +23,19 @@ pub struct Overrun {
     pub site: &'static Location<'static>,
     /// How long the poll has run at least, in nanoseconds.
     pub ran_ns: u64,
+}
+
+impl core::fmt::Display for Overrun {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(
+            f,
+            "thread {} ({}, spawned at {}) has run for {} ms without an await",
+            self.thread,
+            self.name,
+            self.site,
+            self.ran_ns / 1_000_000
+        )
+    }
 }
 
 impl Cpu {
@@ -113,6 +127,16 @@ impl Cpu {
             self.armed_ns.set(u64::MAX);
         }
         self.pending.fetch_or(PENDING_TIMER, Ordering::Relaxed);
+        self.check_watchdog()
+    }
+
+    /// Called by a platform whose timer interrupts nobody, from whatever interrupts a busy CPU there now and then: the poll
+    /// that has overrun the watchdog's budget, as of [`interrupt_timer`](Self::interrupt_timer). Owner.
+    ///
+    /// # Panics
+    /// On another CPU.
+    pub fn look_at_watchdog(&self) -> Option<Overrun> {
+        self.assert_current();
         self.check_watchdog()
     }
 

@@ -46,6 +46,13 @@ pub(super) const COMMANDS: &[Command] = &[
         run: run!(uptime),
     },
     Command {
+        name: "spin",
+        summary: "keep a CPU busy without an await, for the watchdog to see",
+        usage: "spin [SECONDS] [CPU]    (default 1 s, the last CPU)",
+        complete: no_words,
+        run: run!(spin),
+    },
+    Command {
         name: "workload",
         summary: "have every CPU do everything once in a while, for the trace to show",
         usage: "workload [SECONDS]      (default 3)",
@@ -273,6 +280,31 @@ async fn uptime(context: &Context, mut words: Arguments<'_>) -> Result<(), Comma
             if cpus == 1 { "" } else { "s" }
         ))
         .await;
+    Ok(())
+}
+
+/// The longest that `spin` may keep a CPU.
+const LONGEST_SPIN: Duration = Duration::from_secs(10);
+
+async fn spin(context: &Context, mut words: Arguments<'_>) -> Result<(), CommandError> {
+    let mut duration = Duration::from_secs(1);
+    let mut cpu = CpuId(context.node.cpu_count() as u16 - 1);
+    if words.peek().is_some() {
+        duration = words.seconds()?.min(LONGEST_SPIN);
+        if words.peek().is_some() {
+            let number = words.number("CPU", 0..=u64::from(u16::MAX))?;
+            cpu = checked_cpu(context, number)?;
+        }
+    }
+    words.end()?;
+    let wait_ns = duration.as_nanos() as u64;
+    let spinner = executor::spawn_on(cpu, "spinner", move || async move {
+        let began_ns = executor::now_ns();
+        while executor::now_ns() - began_ns < wait_ns {
+            core::hint::spin_loop();
+        }
+    });
+    spinner.await;
     Ok(())
 }
 

@@ -18,6 +18,7 @@ on_both![
     a_panic_says_so_and_ends_as_it_was_told,
     a_panic_dumps_the_trace,
     a_panic_that_halts_ends_in_the_debugger,
+    the_watchdog_says_which_thread_does_not_await_and_where_it_is,
     an_idle_node_leaves_the_host_alone,
 ];
 
@@ -164,6 +165,50 @@ fn a_panic_dumps_the_trace(kind: NodeKind) {
     anax.wait_for_exit(COMMAND_LIMIT).unwrap();
     let text = anax.console().text_since(position);
     assert!(text.contains("run end"), "trace records: {text}");
+}
+
+/// From the interrupt, while the poll goes on: its thread, where that was spawned, and a backtrace. Then it is counted.
+fn the_watchdog_says_which_thread_does_not_await_and_where_it_is(kind: NodeKind) {
+    let _turn = Turn::take();
+    let mut anax = boot(&node(kind));
+    let position = anax.console().position();
+    anax.type_line("spin 2").unwrap();
+    let report = "ms without an await";
+    anax.wait_after(position, report, COMMAND_LIMIT).unwrap();
+    let prompt = "anax# ";
+    let early = anax.console().text_since(position);
+    assert_eq!(early.matches(prompt).count(), 0, "while it ran: {early}");
+    anax.wait_after(position, prompt, COMMAND_LIMIT).unwrap();
+    let text = anax.console().text_since(position);
+    let line = text.lines().find(|line| line.contains(report)).unwrap();
+    assert!(
+        line.contains("(spinner, spawned at kernel/src/commands/threads.rs:"),
+        "{line}"
+    );
+    let frames = text.lines().skip_while(|line| !line.contains(report));
+    let frames = frames
+        .skip(1)
+        .take_while(|line| line.starts_with("  ") || line.starts_with("backtrace"));
+    let frames: Vec<&str> = frames.collect();
+    let wanted = match kind {
+        NodeKind::Vm(_) => {
+            frames
+                .iter()
+                .filter(|line| line.starts_with("  0xffff"))
+                .count()
+                >= 3
+        }
+        NodeKind::Vkernel => frames
+            .iter()
+            .any(|line| line.contains("kernel/src/commands/threads.rs")),
+    };
+    assert!(wanted, "{text}");
+    assert_eq!(
+        text.matches(report).count(),
+        1,
+        "once for each poll: {text}"
+    );
+    assert!(run(&mut anax, "stat").contains(" 1 overruns"));
 }
 
 /// With `panic=halt` one can look around, and end it.

@@ -128,7 +128,7 @@ fn print_registers(frame: &TrapFrame) {
 }
 
 /// Follows frame pointers (the image is built with them) as long as they climb within kernel stacks.
-fn print_backtrace(at: Option<u64>, mut frame_pointer: u64) {
+pub(super) fn print_backtrace(at: Option<u64>, mut frame_pointer: u64) {
     early_println!(
         "backtrace (names: addr2line -Cfie target/x86_64-unknown-none/kernel/anax ADDRESS..):"
     );

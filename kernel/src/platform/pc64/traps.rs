@@ -130,15 +130,8 @@ fn interrupt(vector: u8, frame: &TrapFrame) {
         vectors::DOORBELL => cpu.interrupt_doorbell(),
         vectors::TIMER => {
             if let Some(overrun) = cpu.interrupt_timer() {
-                crate::early_println!(
-                    "{}: thread {} ({}, spawned at {}) has run for {} ms without an await, now at {:#x}",
-                    cpu.id(),
-                    overrun.thread,
-                    overrun.name,
-                    overrun.site,
-                    overrun.ran_ns / 1_000_000,
-                    frame.rip,
-                );
+                crate::early_println!("{}: {overrun}", cpu.id());
+                panic::print_backtrace(Some(frame.rip), frame.rbp);
             }
         }
         line => cpu.interrupt(line),

@@ -77,6 +77,9 @@ impl Attendant {
         }
         let timeout = [retry, left].into_iter().flatten().min();
         let signal = self.wait(timeout);
+        while let Some(sighting) = self.machine.sightings.pop() {
+            sighting.report();
+        }
         if panic::has_failed() {
             panic::stand_still(self);
         }

@@ -25,6 +25,7 @@ use rustix::thread::futex;
 use super::Refused;
 use super::cable::MAX_INTERFACES;
 use super::machine::Vkernel;
+use super::watchdog;
 use crate::debugger::Note;
 
 /// How long a busy CPU 0 leaves its cables alone.
@@ -94,6 +95,7 @@ impl Cpus {
             // Too late to have been told.
             let _ = pthread_kill(pthread_self(), STOP_SIGNAL);
         }
+        watchdog::watch_this_thread();
         // A deadline is met to the nanosecond, not to the default 50 us. Without it timers are late, no more.
         let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
         if self.pinned {

@@ -25,6 +25,7 @@ use super::cable::HostCable;
 use super::cpus::{Cpus, new_eventfd};
 use super::options::Options;
 use super::terminal::Terminal;
+use super::watchdog::{SIGHTINGS, Sighting};
 use super::{Refused, say};
 use crate::drivers::vke::Vke;
 use crate::network::NetworkDevice;
@@ -43,6 +44,8 @@ pub struct Vkernel {
     pub(super) terminal: Terminal,
     /// Readable when the attendant is wanted.
     pub(super) news: OwnedFd,
+    /// What the attendant is to report.
+    pub(super) sightings: ArrayQueue<Sighting>,
     /// What the attendant signals for SIGTERM.
     pub(super) power_button: Event,
     command_line: String,
@@ -72,6 +75,7 @@ impl Vkernel {
             node: OnceLock::new(),
             terminal,
             news: new_eventfd()?,
+            sightings: ArrayQueue::new(SIGHTINGS),
             power_button: Event::new(),
             command_line: options.environment.join(" "),
             memory_bytes: options.memory_bytes,

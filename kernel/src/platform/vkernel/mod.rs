@@ -33,6 +33,7 @@ pub mod machine;
 pub mod options;
 pub mod panic;
 pub mod terminal;
+mod watchdog;
 
 use cable::HostCable;
 use machine::Vkernel;
@@ -110,6 +111,7 @@ fn start(options: &Options) -> Result<core::convert::Infallible, Refused> {
     let signals = |error| Refused::new("no signals", error, "is this Linux?");
     panic::give_fault_stack();
     panic::catch().map_err(signals)?;
+    watchdog::catch().map_err(signals)?;
     let signals = attendant::block_signals().map_err(signals)?;
     machine.terminal.make_raw();
     for id in (0..options.cpus).rev().map(CpuId) {
