@@ -11,6 +11,7 @@ extern crate alloc;
 #[cfg(any(test, feature = "process"))]
 extern crate std;
 
+pub mod bench;
 pub mod commands;
 pub mod config;
 pub mod console;

@@ -13,7 +13,7 @@ use executor::{Cpu, CpuId, run_on, sleep};
 use super::arguments::{Arguments, unknown};
 use super::syntax::system::parse_workload;
 use super::{Command, CommandError, Context, no_words, owned, run};
-use crate::workload;
+use crate::{bench, workload};
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {
@@ -51,6 +51,13 @@ pub(super) const COMMANDS: &[Command] = &[
         usage: "spin [SECONDS] [CPU]    (default 1 s, the last CPU)",
         complete: no_words,
         run: run!(spin),
+    },
+    Command {
+        name: "bench",
+        summary: "what the executor costs on this machine: time, cycles, messages, doorbells",
+        usage: "bench                   (some seconds; leave the node alone meanwhile)",
+        complete: no_words,
+        run: run!(measure),
     },
     Command {
         name: "workload",
@@ -305,6 +312,12 @@ async fn spin(context: &Context, mut words: Arguments<'_>) -> Result<(), Command
         }
     });
     spinner.await;
+    Ok(())
+}
+
+async fn measure(context: &Context, mut words: Arguments<'_>) -> Result<(), CommandError> {
+    words.end()?;
+    bench::run(&context.node, &*context.machine, &context.output).await;
     Ok(())
 }
 

@@ -70,6 +70,11 @@ pub trait Machine: Send + Sync {
         None
     }
 
+    /// The processor's cycle counter, for figures; None where there is none.
+    fn cycles(&self) -> Option<u64> {
+        None
+    }
+
     /// Writes what is worth knowing about the machine, one fact a line.
     fn describe(&self, out: &mut dyn fmt::Write);
 }

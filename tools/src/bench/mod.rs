@@ -4,6 +4,7 @@ pub mod boot;
 mod echo;
 pub mod lan;
 mod linux;
+pub mod node;
 pub mod report;
 pub mod sim;
 pub mod vkernel;

@@ -165,6 +165,10 @@ impl Machine for &'static Pc64 {
         Some(self)
     }
 
+    fn cycles(&self) -> Option<u64> {
+        Some(super::clock::tsc())
+    }
+
     fn name(&self) -> &'static str {
         use super::features::Hypervisor;
         match self.features.hypervisor {

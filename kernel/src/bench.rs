@@ -1,0 +1,423 @@
+//! What the executor costs on this very machine: operations by the thousand, with what each took in time, cycles and
+//! interrupts.
+//!
+//! [`run`] measures one operation after the other on CPU 0, then what two CPUs do together, awake and asleep, then all
+//! CPUs at once, in doubling numbers. `tools` runs it under QEMU beside the same rows on the host.
+//!
+//! Decision: a figure's counters are the sums over all CPUs between the same two moments as its time, so that "no
+//! doorbell" means none by anybody. What else runs on the node is in them; on an idle one that is nothing.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::hint::black_box;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::time::Duration;
+
+use executor::{
+    CpuId, Guarded, JoinHandle, Message, Node, Pending, Port, PortRef, Priority, Put, Serve,
+    Server, Token, sleep, spawn, spawn_on, yield_now,
+};
+use futures_util::FutureExt;
+
+use crate::console::terminal::Output;
+use crate::platform::Machine;
+
+/// Operations of a row where one takes tens of nanoseconds on hardware.
+const MANY: u64 = 200_000;
+/// Operations of a row in which CPUs talk to each other.
+const SOME: u64 = 20_000;
+/// Calls of a ring, where more CPUs than cores take turns on the host.
+const RING: u64 = 4_000;
+/// Operations of a row in which a CPU sleeps and is woken.
+const FEW: u64 = 500;
+/// Threads that take turns.
+const THREADS: u64 = 10;
+
+/// What one row measured.
+#[derive(Clone, Debug)]
+pub struct Figure {
+    /// What was done.
+    pub name: String,
+    /// How often.
+    pub operations: u64,
+    /// How long all of them took, in nanoseconds.
+    pub elapsed_ns: u64,
+    /// The same in cycles of the machine's counter, where it has one.
+    pub cycles: Option<u64>,
+    /// IPI messages of all CPUs.
+    pub messages: u64,
+    /// Hardware IPIs (host wakes in a process) of all CPUs.
+    pub doorbells: u64,
+}
+
+impl fmt::Display for Figure {
+    /// A row under [`HEADINGS`].
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.operations.max(1);
+        let per = |total: u64| (total / count, total % count * 10 / count);
+        let (ns, tenth) = per(self.elapsed_ns);
+        write!(
+            f,
+            "{:<34} {:>9} {ns:>9}.{tenth}",
+            self.name, self.operations
+        )?;
+        match self.cycles {
+            Some(cycles) => write!(f, " {:>9}", cycles / count)?,
+            None => write!(f, " {:>9}", "-")?,
+        }
+        write!(f, " {:>9} {:>9}", self.messages, self.doorbells)
+    }
+}
+
+/// What the columns of a [`Figure`] are.
+fn headings() -> String {
+    alloc::format!(
+        "{:<34} {:>9} {:>11} {:>9} {:>9} {:>9}",
+        "operation",
+        "times",
+        "ns each",
+        "cycles",
+        "messages",
+        "doorbells"
+    )
+}
+
+/// Two moments, and what lies between them.
+struct Moment<'a> {
+    node: &'a Node,
+    machine: &'a dyn Machine,
+    at_ns: u64,
+    cycles: Option<u64>,
+    messages: u64,
+    doorbells: u64,
+}
+
+impl<'a> Moment<'a> {
+    fn now(node: &'a Node, machine: &'a dyn Machine) -> Self {
+        let sum = |counter: fn(&executor::Stats) -> u64| {
+            node.cpus().map(|cpu| counter(cpu.stats())).sum::<u64>()
+        };
+        Self {
+            node,
+            machine,
+            messages: sum(|stats| stats.ipi_sent.get()),
+            doorbells: sum(|stats| stats.doorbells_rung.get()),
+            at_ns: node.clock_ns(),
+            cycles: machine.cycles(),
+        }
+    }
+
+    fn figure(&self, name: impl Into<String>, operations: u64) -> Figure {
+        let now = Moment::now(self.node, self.machine);
+        Figure {
+            name: name.into(),
+            operations,
+            elapsed_ns: now.at_ns - self.at_ns,
+            cycles: now
+                .cycles
+                .zip(self.cycles)
+                .map(|(now, then)| now.wrapping_sub(then)),
+            messages: now.messages - self.messages,
+            doorbells: now.doorbells - self.doorbells,
+        }
+    }
+}
+
+/// A request that is answered at once.
+struct Now(u64);
+/// A request that is left to the server's thread.
+struct Later(u64);
+
+impl Message for Now {
+    type Reply = u64;
+}
+impl Message for Later {
+    type Reply = u64;
+}
+
+struct Adder;
+
+enum Work {
+    Now(Pending<Now>),
+    Later(Pending<Later>),
+}
+
+impl Server for Adder {
+    type Work = Work;
+}
+
+impl Serve<Now> for Adder {
+    fn put(&self, Now(number): Now) -> Put<Now> {
+        Put::Done(number + 1)
+    }
+    fn queue(pending: Pending<Now>) -> Work {
+        Work::Now(pending)
+    }
+}
+
+impl Serve<Later> for Adder {
+    fn put(&self, message: Later) -> Put<Later> {
+        Put::Later(message)
+    }
+    fn queue(pending: Pending<Later>) -> Work {
+        Work::Later(pending)
+    }
+}
+
+/// A server on a CPU, which ends when `over` is set and somebody calls once more.
+async fn serve(cpu: CpuId, over: &Arc<AtomicBool>) -> PortRef<Adder> {
+    let over = over.clone();
+    executor::run_on(cpu, move |_| {
+        let port = Port::new(Adder);
+        let handle = port.handle();
+        spawn("bench server", async move {
+            while !over.load(Ordering::Acquire) {
+                match port.receive().await {
+                    Work::Now(pending) => {
+                        if let Err(pending) = pending.serve(port.server()) {
+                            pending.reply(0);
+                        }
+                    }
+                    Work::Later(pending) => {
+                        let number = pending.message().0;
+                        pending.reply(number + 1);
+                    }
+                }
+            }
+        })
+        .detach();
+        handle
+    })
+    .await
+}
+
+/// Threads that keep CPUs awake: they yield until they are stopped, behind all others.
+struct Awake {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Awake {
+    async fn keep(cpus: impl Iterator<Item = CpuId>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let running = Arc::new(AtomicU32::new(0));
+        let mut threads = Vec::new();
+        for cpu in cpus {
+            let (stop, running) = (stop.clone(), running.clone());
+            let body = move || async move {
+                running.fetch_add(1, Ordering::AcqRel);
+                while !stop.load(Ordering::Relaxed) {
+                    yield_now().await;
+                }
+            };
+            let builder = executor::Builder::new("bench awake").priority(Priority::IDLE);
+            threads.push(builder.spawn_on(cpu, body));
+        }
+        // They come after whoever yields.
+        while running.load(Ordering::Acquire) < threads.len() as u32 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        Self { stop, threads }
+    }
+
+    async fn let_go(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.await;
+        }
+    }
+}
+
+/// Runs the rows and writes each to `output` as it is measured.
+pub async fn run(node: &Node, machine: &dyn Machine, output: &Output) {
+    output.line(format_args!("{}", headings())).await;
+    one_cpu(node, machine, output).await;
+    if node.cpu_count() > 1 {
+        two_cpus(node, machine, output).await;
+        all_cpus(node, machine, output).await;
+    }
+}
+
+async fn one_cpu(node: &Node, machine: &dyn Machine, output: &Output) {
+    let since = Moment::now(node, machine);
+    yields(MANY).await;
+    output
+        .line(format_args!("{}", since.figure("yield, 10 threads", MANY)))
+        .await;
+
+    let since = Moment::now(node, machine);
+    for _ in 0..SOME {
+        spawn("bench", async {}).await;
+    }
+    output
+        .line(format_args!("{}", since.figure("spawn and join", SOME)))
+        .await;
+
+    let over = Arc::new(AtomicBool::new(false));
+    let port = serve(executor::current_cpu(), &over).await;
+    let since = Moment::now(node, machine);
+    for number in 0..MANY {
+        black_box(port.call(Now(number)).await);
+    }
+    output
+        .line(format_args!(
+            "{}",
+            since.figure("port call, answered at once", MANY)
+        ))
+        .await;
+
+    let since = Moment::now(node, machine);
+    for number in 0..SOME {
+        black_box(port.call(Later(number)).await);
+    }
+    output
+        .line(format_args!("{}", since.figure("port call, queued", SOME)))
+        .await;
+    over.store(true, Ordering::Release);
+    port.call(Later(0)).await;
+
+    let token = Token::new("bench");
+    let guarded = Guarded::new(&token, 0u64);
+    let since = Moment::now(node, machine);
+    for _ in 0..MANY {
+        token
+            .hold(async |held| held.with(&guarded, |sum| *sum += 1))
+            .await;
+    }
+    output
+        .line(format_args!("{}", since.figure("token section", MANY)))
+        .await;
+
+    let since = Moment::now(node, machine);
+    for _ in 0..SOME {
+        black_box(sleep(Duration::from_secs(60)).now_or_never());
+    }
+    output
+        .line(format_args!(
+            "{}",
+            since.figure("timer set and cancelled", SOME)
+        ))
+        .await;
+
+    let since = Moment::now(node, machine);
+    for _ in 0..MANY {
+        drop(black_box(Box::new([0u8; 64])));
+    }
+    output
+        .line(format_args!(
+            "{}",
+            since.figure("allocate and free 64 bytes", MANY)
+        ))
+        .await;
+}
+
+/// Threads of this CPU take turns, so many in all.
+async fn yields(total: u64) {
+    let turn = move || async move {
+        for _ in 0..total / THREADS {
+            yield_now().await;
+        }
+    };
+    let threads: Vec<_> = (0..THREADS).map(|_| spawn("bench", turn())).collect();
+    for thread in threads {
+        thread.await;
+    }
+}
+
+async fn two_cpus(node: &Node, machine: &dyn Machine, output: &Output) {
+    let over = Arc::new(AtomicBool::new(false));
+    let port = serve(CpuId(1), &over).await;
+    let awake = Awake::keep([0, 1].map(CpuId).into_iter()).await;
+    let since = Moment::now(node, machine);
+    for number in 0..SOME {
+        black_box(port.call(Later(number)).await);
+    }
+    output
+        .line(format_args!(
+            "{}",
+            since.figure("port call to another CPU, awake", SOME)
+        ))
+        .await;
+    awake.let_go().await;
+
+    let since = Moment::now(node, machine);
+    for number in 0..FEW {
+        black_box(port.call(Later(number)).await);
+    }
+    output
+        .line(format_args!(
+            "{}",
+            since.figure("port call to another CPU, asleep", FEW)
+        ))
+        .await;
+    over.store(true, Ordering::Release);
+    port.call(Later(0)).await;
+}
+
+async fn all_cpus(node: &Node, machine: &dyn Machine, output: &Output) {
+    let all = node.cpu_count() as u16;
+    let doubling = (0..16).map(|n| 1u16 << n).take_while(|count| *count < all);
+    for count in doubling.chain([all]) {
+        let cpus = || (0..count).map(CpuId);
+        let since = Moment::now(node, machine);
+        let share = MANY / u64::from(count);
+        on_each(cpus(), |_| move || yields(share)).await;
+        output
+            .line(format_args!(
+                "{}",
+                since.figure(
+                    alloc::format!("yield on {count} CPUs"),
+                    share * u64::from(count)
+                )
+            ))
+            .await;
+    }
+    let doubling = (1..16).map(|n| 1u16 << n).take_while(|count| *count < all);
+    for count in doubling.chain([all]) {
+        let cpus = || (0..count).map(CpuId);
+        let over = Arc::new(AtomicBool::new(false));
+        let mut ports = Vec::new();
+        for cpu in cpus() {
+            ports.push(serve(cpu, &over).await);
+        }
+        let share = RING / u64::from(count);
+        let since = Moment::now(node, machine);
+        on_each(cpus(), |cpu| {
+            let port = ports[(cpu.index() + 1) % ports.len()].clone();
+            move || async move {
+                for number in 0..share {
+                    black_box(port.call(Later(number)).await);
+                }
+            }
+        })
+        .await;
+        output
+            .line(format_args!(
+                "{}",
+                since.figure(
+                    alloc::format!("ring of port calls on {count} CPUs"),
+                    share * u64::from(count),
+                )
+            ))
+            .await;
+        over.store(true, Ordering::Release);
+        for port in ports {
+            port.call(Later(0)).await;
+        }
+    }
+}
+
+/// Runs on each of these CPUs the future that `make` gives the builder of, and waits for all.
+async fn on_each<B, F>(cpus: impl Iterator<Item = CpuId>, make: impl Fn(CpuId) -> B)
+where
+    B: FnOnce() -> F + Send + 'static,
+    F: Future<Output = ()> + 'static,
+{
+    let threads: Vec<_> = cpus.map(|cpu| spawn_on(cpu, "bench", make(cpu))).collect();
+    for thread in threads {
+        thread.await;
+    }
+}
