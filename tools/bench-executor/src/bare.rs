@@ -1,82 +1,25 @@
-//! The floors: what the hardware and the host's kernel cost with nothing on top; and the host calls
-//! that the bench needs.
+//! The limits: what the hardware and the host's kernel cost with nothing on top.
 
+use std::cell::Cell;
+use std::hint::{black_box, spin_loop};
+use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::rows::{Sample, Stopwatch};
-
-/// Binds the calling thread to `core`.
-///
-/// # Errors
-/// If the host refuses.
-pub fn pin(core: usize) -> Result<()> {
-    // SAFETY: an all-zero cpu_set_t is the empty set, and the calls touch nothing else.
-    let status = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(core, &mut set);
-        libc::sched_setaffinity(0, size_of_val(&set), &raw const set)
-    };
-    anyhow::ensure!(
-        status == 0,
-        "cannot bind a thread to core {core}: {}",
-        std::io::Error::last_os_error()
-    );
-    Ok(())
-}
-
-/// Raises the limit on locked memory as far as it goes: glommio's rings count against it.
-pub fn raise_locked_memory() {
-    let unlimited = libc::rlimit {
-        rlim_cur: libc::RLIM_INFINITY,
-        rlim_max: libc::RLIM_INFINITY,
-    };
-    // SAFETY: the calls read or write the struct they are given. Without the right to raise the
-    // hard limit the second try still lifts the soft one; failing at that, glommio says so itself.
-    unsafe {
-        if libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) != 0 {
-            let mut limit = unlimited;
-            if libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) == 0 {
-                limit.rlim_cur = limit.rlim_max;
-                libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit);
-            }
-        }
-    }
-}
-
-/// The processor time of the calling thread.
-pub fn processor_time() -> Duration {
-    time(libc::CLOCK_THREAD_CPUTIME_ID)
-}
-
-/// The time that has passed since some moment.
-pub fn wall_time() -> Duration {
-    time(libc::CLOCK_MONOTONIC)
-}
-
-fn time(clock: libc::clockid_t) -> Duration {
-    let mut now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the call writes the struct; both clocks exist on every Linux.
-    unsafe { libc::clock_gettime(clock, &raw mut now) };
-    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
-}
+use crate::host::{self, pin};
+use crate::measure::{Sample, Stopwatch};
+use crate::traffic::YIELDERS;
 
 /// One turn: a cache line goes to the other core and comes back.
 pub fn cache_line(turns: u64) -> Result<Sample> {
-    ping_pong(
-        turns,
-        |word, value| {
-            while word.load(Ordering::Acquire) != value {}
-        },
-        |word, value| word.store(value, Ordering::Release),
-    )
+    let wait = |word: &AtomicU32, value| while word.load(Ordering::Acquire) != value {};
+    ping_pong(turns, wait, |word, value| {
+        word.store(value, Ordering::Release);
+    })
 }
 
 /// One turn: a futex wakes a sleeper on the other core, which wakes us.
@@ -108,19 +51,62 @@ fn futex_wait(word: &AtomicU32, value: u32) {
                 word.as_ptr(),
                 libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
                 now,
-                std::ptr::null::<libc::timespec>(),
+                ptr::null::<libc::timespec>(),
             )
         };
     }
+}
+
+/// One turn: a write to an eventfd wakes a reader on the other core, which wakes us.
+pub fn eventfd(turns: u64) -> Result<Sample> {
+    /// The word holds the descriptor; what is read and written is a count, whose value nobody needs.
+    fn descriptor(word: &AtomicU32) -> i32 {
+        word.load(Ordering::Relaxed).cast_signed()
+    }
+    // SAFETY: the calls make descriptors, or fail with -1, on which reads and writes fail at once.
+    let pair = [(); 2].map(|()| unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) });
+    let good = pair.iter().all(|descriptor| *descriptor >= 0);
+    let sample = if good {
+        ping_pong_on(
+            pair.map(i32::cast_unsigned),
+            turns,
+            |word, _| {
+                let mut count = 0u64;
+                // SAFETY: the call writes the count's eight bytes.
+                unsafe { libc::read(descriptor(word), (&raw mut count).cast(), 8) };
+            },
+            |word, _| {
+                let count = 1u64;
+                // SAFETY: the call reads the count's eight bytes.
+                unsafe { libc::write(descriptor(word), (&raw const count).cast(), 8) };
+            },
+        )
+    } else {
+        Err(std::io::Error::last_os_error().into())
+    };
+    for descriptor in pair {
+        // SAFETY: opened above, and both threads have ended.
+        unsafe { libc::close(descriptor) };
+    }
+    sample
 }
 
 /// A word on a cache line of its own.
 #[repr(align(128))]
 struct Line(AtomicU32);
 
-/// Two threads on cores 0 and 1: each waits for its word, then sets the other's.
 fn ping_pong(turns: u64, wait: fn(&AtomicU32, u32), set: fn(&AtomicU32, u32)) -> Result<Sample> {
-    let lines = Arc::new([Line(AtomicU32::new(0)), Line(AtomicU32::new(0))]);
+    ping_pong_on([0, 0], turns, wait, set)
+}
+
+/// Two threads on cores 0 and 1: each waits for its word, then sets the other's.
+fn ping_pong_on(
+    start: [u32; 2],
+    turns: u64,
+    wait: fn(&AtomicU32, u32),
+    set: fn(&AtomicU32, u32),
+) -> Result<Sample> {
+    let lines = Arc::new(start.map(|word| Line(AtomicU32::new(word))));
     let there = lines.clone();
     let turns = turns.min(u64::from(u32::MAX - 1)) as u32;
     let answerer = thread::spawn(move || -> Result<()> {
@@ -131,20 +117,178 @@ fn ping_pong(turns: u64, wait: fn(&AtomicU32, u32), set: fn(&AtomicU32, u32)) ->
         }
         pinned
     });
-    let asker = thread::spawn(move || -> Result<Sample> {
-        let pinned = pin(0);
-        let mut watch = Stopwatch::wall();
-        for turn in 1..=turns + 1 {
-            set(&lines[0].0, turn);
-            wait(&lines[1].0, turn);
-            if turn == 1 {
-                watch = Stopwatch::wall();
-            }
+    let pinned = pin(0);
+    let mut watch = Stopwatch::wall();
+    for turn in 1..=turns + 1 {
+        set(&lines[0].0, turn);
+        wait(&lines[1].0, turn);
+        if turn == 1 {
+            watch = Stopwatch::wall();
         }
-        let sample = watch.stop(u64::from(turns));
-        pinned.map(|()| sample)
-    });
-    let sample = asker.join().expect("it does not panic");
+    }
+    let sample = watch.stop(u64::from(turns));
     answerer.join().expect("it does not panic")?;
-    sample
+    pinned.map(|()| sample)
+}
+
+/// One turn: one reading of the clock that the executor's hosted platform reads.
+pub fn clock(turns: u64) -> Result<Sample> {
+    pin(0)?;
+    let start = std::time::Instant::now();
+    let watch = Stopwatch::one_thread();
+    for _ in 0..turns {
+        black_box(start.elapsed().as_nanos() as u64);
+    }
+    Ok(watch.stop(turns))
+}
+
+/// A thread, stripped of everything but its place in a queue and a function to call. As large as a thread's block, so
+/// that as many of them miss the caches as often.
+#[repr(align(128))]
+struct Node {
+    next: Cell<*const Node>,
+    poll: Cell<fn(&Node)>,
+    polls: Cell<u64>,
+}
+
+/// One turn: a node is taken from the head of an intrusive list, called, and put back at its tail.
+pub fn list(turns: u64) -> Result<Sample> {
+    list_of(YIELDERS, turns)
+}
+
+/// [`list`] with `count` nodes.
+pub fn list_of(count: u64, turns: u64) -> Result<Sample> {
+    fn poll(node: &Node) {
+        node.polls.set(node.polls.get() + 1);
+    }
+    pin(0)?;
+    let nodes: Vec<Box<Node>> = (0..count)
+        .map(|_| {
+            Box::new(Node {
+                next: Cell::new(ptr::null()),
+                poll: Cell::new(black_box(poll)),
+                polls: Cell::new(0),
+            })
+        })
+        .collect();
+    for pair in nodes.windows(2) {
+        pair[0].next.set(&raw const *pair[1]);
+    }
+    let mut head: &Node = &nodes[0];
+    let mut tail: &Node = &nodes[nodes.len() - 1];
+    let watch = Stopwatch::one_thread();
+    for _ in 0..turns {
+        let node = head;
+        tail.next.set(node);
+        tail = node;
+        // SAFETY: the nodes are all alive, and all in the ring.
+        head = unsafe { &*node.next.get() };
+        (node.poll.get())(node);
+    }
+    Ok(watch.stop(turns))
+}
+
+/// What a section guards: one word, and the word that guards it.
+#[derive(Default)]
+#[repr(align(128))]
+struct Guarded {
+    taken: AtomicBool,
+    word: AtomicU32,
+}
+
+impl Guarded {
+    fn section(&self) {
+        while self
+            .taken
+            .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
+            .is_err()
+        {
+            spin_loop();
+        }
+        let word = self.word.load(Ordering::Relaxed);
+        self.word.store(word.wrapping_add(1), Ordering::Relaxed);
+        self.taken.store(false, Ordering::Release);
+    }
+}
+
+/// One turn: one exchange of a word, what it guards, and its release.
+pub fn exchange(turns: u64) -> Result<Sample> {
+    pin(0)?;
+    let guarded = black_box(Guarded::default());
+    let watch = Stopwatch::one_thread();
+    for _ in 0..turns {
+        guarded.section();
+    }
+    Ok(watch.stop(turns))
+}
+
+/// One turn: a section of a [`parking_lot`] mutex.
+pub fn parking_lot(turns: u64) -> Result<Sample> {
+    pin(0)?;
+    let mutex = black_box(parking_lot::Mutex::new(0u32));
+    let watch = Stopwatch::one_thread();
+    for _ in 0..turns {
+        let mut word = mutex.lock();
+        *word = word.wrapping_add(1);
+    }
+    Ok(watch.stop(turns))
+}
+
+/// [`parking_lot`], wanted by two cores.
+pub fn parking_lot_contended(turns: u64) -> Result<Sample> {
+    let mutex = parking_lot::Mutex::new(0u32);
+    both_cores(turns, || {
+        let mut word = mutex.lock();
+        *word = word.wrapping_add(1);
+    })
+}
+
+/// [`exchange`], wanted by two cores.
+pub fn exchange_contended(turns: u64) -> Result<Sample> {
+    let guarded = Guarded::default();
+    both_cores(turns, || guarded.section())
+}
+
+/// Runs half of the turns on each of two cores, from one moment on until both are done.
+fn both_cores(turns: u64, section: impl Fn() + Sync) -> Result<Sample> {
+    let each = turns.div_ceil(2);
+    let start = StartLine::default();
+    let half = |core| -> Result<Span> {
+        pin(core)?;
+        start.wait();
+        let begin = host::wall_time();
+        for _ in 0..each {
+            section();
+        }
+        Ok((begin, host::wall_time()))
+    };
+    thread::scope(|scope| {
+        let other = scope.spawn(|| half(1));
+        let here = half(0);
+        let other = other.join().expect("it does not panic")?;
+        here.map(|here| over_both([here, other], 2 * each))
+    })
+}
+
+/// When a core began and ended its half.
+pub type Span = (Duration, Duration);
+
+/// A turn's share of the time from the first begin to the last end.
+pub fn over_both([one, other]: [Span; 2], turns: u64) -> Sample {
+    let whole = one.1.max(other.1) - one.0.min(other.0);
+    Sample::from(whole.as_nanos() as f64 / turns as f64)
+}
+
+/// Where two threads wait for one another.
+#[derive(Default)]
+pub struct StartLine(AtomicU32);
+
+impl StartLine {
+    /// Returns when two have come.
+    pub fn wait(&self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        while self.0.load(Ordering::Acquire) < 2 {
+            spin_loop();
+        }
+    }
 }

@@ -1,260 +1,464 @@
-//! The rows: what is measured, who takes part, and what is good enough.
+//! The rows: what is measured, who takes part, and what is good enough. The table is the data; how it is judged follows.
 
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
-
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use tools::bench::report::{Row, median_and_spread};
 
-use crate::{allocations, bare, glommio_peer, ours, tokio_peer};
+use crate::measure::{self, Effort, Sample, Taken, Turns};
+use crate::peers::{async_executor, embassy, glommio, monoio, tokio};
+use crate::timers;
+use crate::traffic::{calls_between_asleep, calls_between_awake, local_calls, spawns, yields};
+use crate::{bare, memory, ours};
 
-/// Turns of the first, throw-away sample, which says how many fill a real one.
-const TRIAL_TURNS: u64 = 500;
+type TokioPlain = tokio::CurrentThread<false>;
+type TokioTimed = tokio::CurrentThread<true>;
 
-/// A sample takes milliseconds; one that takes this long never ends.
-const TOO_LONG: Duration = Duration::from_secs(10);
-
-/// What one subject's sample says.
-#[derive(Clone, Copy, Debug)]
-pub struct Sample {
-    /// Nanoseconds a turn.
-    pub ns: f64,
-    /// Allocations a turn, by the thread that took the time.
-    pub allocations: f64,
-}
-
-/// A sample being taken by this thread.
-#[derive(Clone, Copy, Debug)]
-pub struct Stopwatch {
-    started: Duration,
-    clock: fn() -> Duration,
-    allocations: u64,
-}
-
-impl Stopwatch {
-    /// For what one thread does: counts its processor time, which other programs do not lengthen.
-    pub fn one_thread() -> Stopwatch {
-        Stopwatch::start(bare::processor_time)
-    }
-
-    /// For what several threads do: counts the time that passes.
-    pub fn wall() -> Stopwatch {
-        Stopwatch::start(bare::wall_time)
-    }
-
-    fn start(clock: fn() -> Duration) -> Stopwatch {
-        Stopwatch {
-            started: clock(),
-            clock,
-            allocations: allocations::count(),
-        }
-    }
-
-    /// The sample of the `turns` turns since the start.
-    pub fn stop(self, turns: u64) -> Sample {
-        let elapsed = (self.clock)() - self.started;
-        let allocations = allocations::count() - self.allocations;
-        Sample {
-            ns: elapsed.as_nanos() as f64 / turns as f64,
-            allocations: allocations as f64 / turns as f64,
-        }
-    }
-}
-
-/// Runs so many turns on fresh threads and says how long they took.
+/// Runs so many turns and says how long one took.
 type Measure = fn(u64) -> Result<Sample>;
 
-/// How far above the floor is still good.
-enum Goal {
-    /// At most half of the better peer.
-    HalfOfPeer,
-    /// At most half of the better peer, at most so many nanoseconds, and no allocation.
-    HalfOfPeerAndFree(f64),
-    /// At most so many times the floor.
-    TimesFloor(f64),
+/// What is good enough.
+#[derive(Clone, Copy)]
+pub enum Goal {
+    /// At most so many times the best peer.
+    OfBest(f64),
+    /// At most so many times this subject.
+    Of(f64, &'static str),
+    /// At most so many nanoseconds above this subject.
+    Above(f64, &'static str),
+    /// Not to be told from this subject: above it by no more than the middle half of its samples reaches.
+    Within(&'static str),
 }
 
-/// One row and its subjects. The first subject is ours.
+/// Which side a subject is on.
+#[derive(Clone, Copy)]
+pub enum Role {
+    /// Ours: how good it must be, whether it may allocate, and what is known of why if it is not that good.
+    Ours {
+        /// How good.
+        goal: Goal,
+        /// Each turn must do without the allocator.
+        free: bool,
+        /// The known reason.
+        because: &'static str,
+    },
+    /// Another executor, lock or allocator.
+    Peer,
+    /// The hardware's or the host kernel's own cost.
+    Limit,
+}
+
+/// Who takes part in a case.
+pub struct Subject {
+    /// Its name in the row.
+    pub name: &'static str,
+    /// Its side.
+    pub role: Role,
+    measure: Measure,
+}
+
+/// One traffic, and all who run it in turns.
 pub struct Case {
     /// What is measured.
-    pub row: &'static str,
+    pub name: &'static str,
+    /// The unit of its figures.
+    pub unit: &'static str,
     /// Cores it needs for a meaningful answer.
     cores: usize,
-    ours: Measure,
-    peers: &'static [(&'static str, Measure)],
-    floor: Option<(&'static str, Measure)>,
-    goal: Goal,
+    turns: Turns,
+    /// What a reader must know of it besides.
+    pub note: &'static str,
+    subjects: &'static [Subject],
 }
 
-/// All rows.
-pub const CASES: [Case; 4] = [
-    Case {
-        row: "same-CPU yield, 10 threads",
-        cores: 1,
-        ours: ours::yields,
-        peers: &[
-            ("tokio", tokio_peer::yields),
-            ("glommio", glommio_peer::yields),
-        ],
-        floor: None,
-        goal: Goal::HalfOfPeer,
-    },
-    Case {
-        row: "inline port call",
-        cores: 1,
-        ours: ours::inline_calls,
-        peers: &[
-            ("tokio", tokio_peer::local_calls),
-            ("glommio", glommio_peer::local_calls),
-        ],
-        floor: None,
-        goal: Goal::HalfOfPeerAndFree(3.0),
-    },
-    Case {
-        row: "cross-CPU request and reply, both awake",
-        cores: 2,
-        ours: ours::calls_between_awake,
-        peers: &[
-            ("tokio", tokio_peer::calls_between_awake),
-            ("glommio", glommio_peer::calls_between_awake),
-        ],
-        floor: Some(("cache line there and back", bare::cache_line)),
-        goal: Goal::HalfOfPeer,
-    },
-    Case {
-        row: "cross-CPU request and reply, both asleep",
-        cores: 2,
-        ours: ours::calls_between_asleep,
-        peers: &[
-            ("tokio", tokio_peer::calls_between_asleep),
-            ("glommio", glommio_peer::calls_between_asleep),
-        ],
-        floor: Some(("futex there and back", bare::futex)),
-        goal: Goal::TimesFloor(1.2),
-    },
-];
+const fn ours(name: &'static str, measure: Measure, goal: Goal) -> Subject {
+    Subject {
+        name,
+        role: Role::Ours {
+            goal,
+            free: false,
+            because: "",
+        },
+        measure,
+    }
+}
 
-struct Subject {
-    name: &'static str,
-    measure: Measure,
-    turns: u64,
-    samples: Vec<f64>,
-    allocations: f64,
+const fn peer(name: &'static str, measure: Measure) -> Subject {
+    Subject {
+        name,
+        role: Role::Peer,
+        measure,
+    }
+}
+
+const fn limit(name: &'static str, measure: Measure) -> Subject {
+    Subject {
+        name,
+        role: Role::Limit,
+        measure,
+    }
 }
 
 impl Subject {
-    fn median(&self) -> f64 {
-        median_and_spread(&self.samples).0
+    const fn without_allocation(mut self) -> Self {
+        if let Role::Ours { goal, because, .. } = self.role {
+            self.role = Role::Ours {
+                goal,
+                free: true,
+                because,
+            };
+        }
+        self
     }
 
-    fn row(&self, name: &str) -> Row {
-        Row::new("executor", name, "ns", &self.samples)
+    /// Says why it may not be good enough.
+    const fn because(mut self, because: &'static str) -> Self {
+        if let Role::Ours { goal, free, .. } = self.role {
+            self.role = Role::Ours {
+                goal,
+                free,
+                because,
+            };
+        }
+        self
+    }
+}
+
+/// A case in nanoseconds a turn.
+const fn case(name: &'static str, cores: usize, subjects: &'static [Subject]) -> Case {
+    Case {
+        name,
+        unit: "ns",
+        cores,
+        turns: Turns::Fill,
+        note: "",
+        subjects,
     }
 }
 
 impl Case {
-    /// The row itself, judged, and one more for each thing it stands beside. With `only` given,
-    /// that subject's row alone.
-    pub fn measure(&self, rounds: u32, sample_ns: f64, only: Option<&str>) -> Vec<Row> {
+    /// A million, whatever they are.
+    const fn a_million(mut self, rounds: u32) -> Self {
+        self.turns = Turns::Exactly(1_000_000, rounds);
+        self
+    }
+
+    const fn in_bytes(mut self) -> Self {
+        self.unit = "B";
+        self
+    }
+
+    const fn note(mut self, note: &'static str) -> Self {
+        self.note = note;
+        self
+    }
+}
+
+/// How the peers of the executors' rows are configured.
+pub const FAVOURS: [(&str, &str); 5] = [
+    ("tokio", tokio::FAVOUR),
+    ("glommio", glommio::FAVOUR),
+    ("monoio", monoio::FAVOUR),
+    ("async-executor", async_executor::FAVOUR),
+    ("embassy", embassy::FAVOUR),
+];
+
+/// All rows.
+pub const CASES: &[Case] = &[
+    case(
+        "yield with wake, 10 threads",
+        1,
+        &[
+            ours("ours", yields::<ours::Ours>, Goal::OfBest(0.25)),
+            ours("ours, accounting", ours::yields_accounted, Goal::OfBest(0.6)).because(
+                "each poll reads the clock at its begin and at its end; the readings are nearly all of it",
+            ),
+            peer("tokio", yields::<TokioPlain>),
+            peer("tokio LocalSet", yields::<tokio::Local>),
+            peer("glommio", yields::<glommio::Glommio>),
+            peer("monoio", yields::<monoio::Monoio>),
+            peer("async-executor", yields::<async_executor::AsyncExecutor>),
+            peer("embassy", yields::<embassy::Embassy>),
+            limit("bare list", bare::list),
+            limit("one clock reading", bare::clock),
+        ],
+    )
+    .note("a bare list is a pop, an indirect call and a push, without a future or a waker"),
+    case(
+        "spawn and join an empty thread",
+        1,
+        &[
+            ours("ours", spawns::<ours::Ours>, Goal::OfBest(0.5)),
+            peer("tokio", spawns::<TokioPlain>),
+            peer("tokio LocalSet", spawns::<tokio::Local>),
+            peer("glommio", spawns::<glommio::Glommio>),
+            peer("monoio", spawns::<monoio::Monoio>),
+            peer("async-executor", spawns::<async_executor::AsyncExecutor>),
+            peer("embassy", embassy::spawns),
+        ],
+    )
+    .note(
+        "all but embassy allocate a thread from the host's allocator and give it back; embassy allocates nothing, and keeps its \
+         thread's memory",
+    ),
+    case(
+        "request and reply on one CPU",
+        1,
+        &[
+            ours("ours, inline", ours::inline_calls, Goal::Of(0.01, "tokio LocalSet"))
+                .without_allocation(),
+            ours("ours, queued", ours::queued_calls, Goal::Of(0.3, "tokio LocalSet")),
+            peer("tokio LocalSet", local_calls::<tokio::Local, tokio::Channels>),
+            peer("glommio", local_calls::<glommio::Glommio, glommio::LocalChannels>),
+            peer("monoio", local_calls::<monoio::Monoio, monoio::LocalChannels>),
+            peer(
+                "async-executor",
+                local_calls::<async_executor::AsyncExecutor, async_executor::Channels>,
+            ),
+            peer("embassy", local_calls::<embassy::Embassy, embassy::LocalChannels>),
+        ],
+    )
+    .note("inline: the server is idle, and answers within the call; queued: it says Later, and its thread answers"),
+    case(
+        "request and reply across CPUs, both awake",
+        2,
+        &[
+            ours("ours", ours::calls_between_awake, Goal::Of(4.0, "cache line there and back")),
+            peer("tokio", calls_between_awake::<TokioPlain, tokio::Channels>),
+            peer("glommio", calls_between_awake::<glommio::Glommio, glommio::SharedChannels>),
+            peer(
+                "async-executor",
+                calls_between_awake::<async_executor::AsyncExecutor, async_executor::Channels>,
+            ),
+            peer("embassy", calls_between_awake::<embassy::Embassy, embassy::SharedChannels>),
+            limit("cache line there and back", bare::cache_line),
+        ],
+    ),
+    case(
+        "request and reply across CPUs, both asleep",
+        2,
+        &[
+            ours("ours", ours::calls_between_asleep, Goal::Of(1.2, "futex there and back")),
+            peer("tokio", calls_between_asleep::<TokioPlain, tokio::Channels>),
+            peer("glommio", calls_between_asleep::<glommio::Glommio, glommio::SharedChannels>),
+            peer("monoio", calls_between_asleep::<monoio::Monoio, tokio::Channels>),
+            peer(
+                "async-executor",
+                calls_between_asleep::<async_executor::AsyncExecutor, async_executor::Channels>,
+            ),
+            peer("embassy", calls_between_asleep::<embassy::Embassy, embassy::SharedChannels>),
+            limit("futex there and back", bare::futex),
+            limit("eventfd there and back", bare::eventfd),
+        ],
+    )
+    .note("each turn wakes a sleeping CPU twice"),
+    case(
+        "section of a token, uncontended",
+        1,
+        &[
+            ours("ours", ours::tokens, Goal::Of(0.6, "parking_lot")),
+            peer("parking_lot", bare::parking_lot),
+            limit("one exchange", bare::exchange),
+        ],
+    ),
+    case(
+        "section of a token, contended by two CPUs",
+        2,
+        &[
+            ours("ours", ours::tokens_contended, Goal::Of(1.0, "parking_lot")),
+            peer("parking_lot", bare::parking_lot_contended),
+            limit("one exchange", bare::exchange_contended),
+        ],
+    ),
+    timer_case("insert one of a million timers", &[
+        ours("ours", timers::insert::<ours::Ours>, Goal::Of(0.5, "tokio")),
+        peer("tokio", timers::insert::<TokioTimed>),
+    ]),
+    timer_case("cancel one of a million timers", &[
+        ours("ours", timers::cancel::<ours::Ours>, Goal::Of(0.5, "tokio")),
+        peer("tokio", timers::cancel::<TokioTimed>),
+    ]),
+    timer_case("fire one of a million timers", &[
+        ours("ours", timers::fire::<ours::Ours>, Goal::Of(0.5, "tokio")),
+        peer("tokio", timers::fire::<TokioTimed>),
+    ]),
+    case(
+        "allocate and free 64 bytes",
+        1,
+        &[
+            ours("ours", memory::ours_local, Goal::Of(1.1, "mimalloc")),
+            peer("mimalloc", memory::mimalloc_local),
+            peer("jemalloc", memory::jemalloc_local),
+            peer("glibc", memory::glibc_local),
+        ],
+    )
+    .note("called as each one's global allocator is called: ours finds its CPU and opens a critical section"),
+    case(
+        "allocate 64 bytes, freed by another CPU",
+        2,
+        &[
+            ours("ours", memory::ours_remote, Goal::OfBest(1.0)),
+            peer("mimalloc", memory::mimalloc_remote),
+            peer("jemalloc", memory::jemalloc_remote),
+            peer("glibc", memory::glibc_remote),
+        ],
+    )
+    .note("processor time of both sides; 1024 objects are handed over at a time"),
+    case(
+        "bytes of an idle thread, of a million",
+        1,
+        &[
+            ours("ours", memory::ours_idle, Goal::Of(1.2, "tokio LocalSet")),
+            peer("tokio", memory::idle::<TokioPlain>),
+            peer("tokio LocalSet", memory::idle::<tokio::Local>),
+            peer("glommio", memory::idle::<glommio::Glommio>),
+            peer("monoio", memory::idle::<monoio::Monoio>),
+            peer("async-executor", memory::idle::<async_executor::AsyncExecutor>),
+            peer("embassy", embassy::idle_bytes),
+        ],
+    )
+    .a_million(3)
+    .in_bytes()
+    .note(
+        "everything allocated until the thread waits. Ours, from the kernel's slabs with their zones' share: name, spawn site, \
+         priority, number, owner, run time and polls, all-threads list, run queue, wake mark, join state, reference count, \
+         future. A peer's, from the host's allocator with its header: header and future, and its place in the list of tasks; no \
+         name, no accounting.",
+    ),
+    case(
+        "one trace event",
+        1,
+        &[
+            ours("ours, on", ours::events, Goal::Above(2.0, "one clock reading")),
+            limit("one clock reading", bare::clock),
+        ],
+    ),
+    case(
+        "a trace event that is off, in each poll",
+        1,
+        &[
+            ours("ours, one more", ours::yields_with_event_off::<true>, Goal::Within("yield without it")),
+            limit("yield without it", ours::yields_with_event_off::<false>),
+        ],
+    )
+    .note("events cannot be compiled out, so one more is compiled in; the limit is by how much the middle half of the samples without it differ"),
+];
+
+const fn timer_case(name: &'static str, subjects: &'static [Subject]) -> Case {
+    case(name, 1, subjects).a_million(10)
+}
+
+/// A judged figure.
+pub struct Line {
+    /// Its case.
+    pub case: &'static Case,
+    /// Its subject.
+    pub subject: &'static str,
+    /// The side of the subject.
+    pub role: Role,
+    /// The figure.
+    pub row: Row,
+}
+
+impl Case {
+    /// Measures everyone, ours first. With `only` given, that subject alone, without judging it.
+    pub fn measure(&'static self, effort: Effort, only: Option<&str>) -> Vec<Line> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         if cores < self.cores {
-            eprintln!("no row for {}: it needs {} cores", self.row, self.cores);
+            eprintln!("no row for {}: it needs {} cores", self.name, self.cores);
             return Vec::new();
         }
-        let mut subjects = self.subjects(sample_ns, only);
-        for _ in 0..rounds {
-            subjects.retain_mut(|subject| match take(subject.measure, subject.turns) {
-                Ok(sample) => {
-                    subject.samples.push(sample.ns);
-                    subject.allocations = subject.allocations.max(sample.allocations);
-                    true
-                }
-                Err(error) => {
-                    eprintln!("{}: {} dropped out: {error:#}", self.row, subject.name);
-                    false
-                }
-            });
-        }
-        if only.is_some() {
-            return subjects.iter().map(|s| s.row(&indented(s.name))).collect();
-        }
-        self.judge(&subjects)
-    }
-
-    /// Those that can run here, each with the number of turns that fills a sample.
-    fn subjects(&self, sample_ns: f64, only: Option<&str>) -> Vec<Subject> {
-        [("ours", self.ours)]
+        let wanted = self
+            .subjects
             .iter()
-            .chain(self.peers)
-            .chain(&self.floor)
-            .filter(|(name, _)| only.is_none_or(|only| only == *name))
-            .filter_map(|&(name, measure)| match take(measure, TRIAL_TURNS) {
-                Ok(trial) => Some(Subject {
-                    name,
-                    measure,
-                    turns: ((sample_ns / trial.ns) as u64).clamp(50, 20_000_000),
-                    samples: Vec::new(),
-                    allocations: 0.0,
-                }),
-                Err(error) => {
-                    eprintln!("{}: {name} is missing: {error:#}", self.row);
-                    None
-                }
-            })
-            .collect()
+            .filter(|subject| only.is_none_or(|only| only == subject.name))
+            .map(|subject| (subject.name, subject.measure));
+        let taken = measure::in_turns(self.name, wanted, self.turns, effort);
+        let mut lines = Vec::new();
+        for subject in self.subjects {
+            if only.is_some_and(|only| only != subject.name) {
+                continue;
+            }
+            let found = find(&taken, subject.name);
+            let samples = found.map_or(&[][..], |taken| &taken.samples);
+            let mut row = self.row(subject.name, self.unit, samples);
+            match subject.role {
+                Role::Ours { goal, .. } if only.is_none() => row = self.judge(row, goal, &taken),
+                // A peer that cannot run here is named beside ours.
+                Role::Peer | Role::Limit if samples.is_empty() => continue,
+                _ => {}
+            }
+            lines.push(self.line(subject, row));
+            if let (Role::Ours { free: true, .. }, Some(found)) = (subject.role, found) {
+                let name = format!("{}, allocations", subject.name);
+                let row = self.row(&name, "", &[found.allocations]).at_most(0.0);
+                lines.push(self.line(subject, row));
+            }
+        }
+        lines
     }
 
-    fn judge(&self, subjects: &[Subject]) -> Vec<Row> {
-        let find = |name: &str| subjects.iter().find(|subject| subject.name == name);
-        let Some(ours) = find("ours") else {
-            // Nothing measured is not good, and the row says so.
-            return vec![Row::new("executor", self.row, "ns", &[])];
+    fn row(&self, subject: &str, unit: &str, samples: &[f64]) -> Row {
+        Row::new(
+            "executor",
+            &format!("{}: {subject}", self.name),
+            unit,
+            samples,
+        )
+    }
+
+    fn line(&'static self, subject: &Subject, row: Row) -> Line {
+        Line {
+            case: self,
+            subject: subject.name,
+            role: subject.role,
+            row,
+        }
+    }
+
+    /// The row beside the best peer, with its limit.
+    fn judge(&self, row: Row, goal: Goal, taken: &[Taken]) -> Row {
+        let peers = || {
+            let all = self.subjects.iter();
+            all.filter(|subject| matches!(subject.role, Role::Peer))
+                .map(|subject| (subject.name, find(taken, subject.name)))
         };
-        let floor = self.floor.and_then(|(name, _)| find(name));
-        let peer = self
-            .peers
-            .iter()
-            .filter_map(|(name, _)| find(name))
+        let best = peers()
+            .filter_map(|(_, taken)| taken)
             .min_by(|a, b| a.median().total_cmp(&b.median()));
-        let mut row = ours.row(self.row);
-        if let Some(peer) = peer {
-            let missing = self.peers.iter().filter(|(name, _)| find(name).is_none());
-            let missing: String = missing
-                .map(|(name, _)| format!(", no {name} here"))
-                .collect();
-            row = row.beside(&format!("{}{missing}", peer.name), peer.median());
+        let missing: String = peers()
+            .filter(|(_, taken)| taken.is_none())
+            .map(|(name, _)| format!(", no {name} here"))
+            .collect();
+        // A goal that cannot be known is not reached.
+        let median = |name| find(taken, name).map_or(f64::NAN, Taken::median);
+        let most = match goal {
+            Goal::OfBest(factor) => factor * best.map_or(f64::NAN, Taken::median),
+            Goal::Of(factor, name) => factor * median(name),
+            Goal::Above(more, name) => more + median(name),
+            Goal::Within(name) => find(taken, name).map_or(f64::NAN, |taken| {
+                taken.median() + interquartile_range(&taken.samples)
+            }),
+        };
+        let beside = match goal {
+            Goal::OfBest(_) => best,
+            Goal::Of(_, name) | Goal::Above(_, name) | Goal::Within(name) => find(taken, name),
+        };
+        match beside {
+            Some(beside) => row.beside(&format!("{}{missing}", beside.name), beside.median()),
+            None => row,
         }
-        let half = peer.map_or(f64::NAN, |peer| 0.5 * peer.median());
-        row = row.at_most(match self.goal {
-            Goal::HalfOfPeer => half,
-            Goal::HalfOfPeerAndFree(most_ns) => half.min(most_ns),
-            Goal::TimesFloor(factor) => floor.map_or(f64::NAN, |floor| factor * floor.median()),
-        });
-        let mut rows = vec![row];
-        if let Goal::HalfOfPeerAndFree(_) = self.goal {
-            let name = format!("{}: allocations", self.row);
-            rows.push(Row::new("executor", &name, "", &[ours.allocations]).at_most(0.0));
-        }
-        let others = subjects.iter().filter(|subject| subject.name != "ours");
-        rows.extend(others.map(|subject| subject.row(&indented(subject.name))));
-        rows
+        .at_most(most)
     }
 }
 
-/// The name of a row that belongs to the one above.
-fn indented(subject: &str) -> String {
-    format!("  {subject}")
+fn find<'t>(taken: &'t [Taken], name: &str) -> Option<&'t Taken> {
+    taken.iter().find(|taken| taken.name == name)
 }
 
-/// Takes one sample on a thread of its own. A subject that hangs is left behind, not waited for.
-fn take(measure: Measure, turns: u64) -> Result<Sample> {
-    let (send, receive) = mpsc::channel();
-    thread::spawn(move || {
-        // Nobody listens any more when it came too late.
-        let _ = send.send(measure(turns));
-    });
-    receive
-        .recv_timeout(TOO_LONG)
-        .map_err(|_| anyhow!("no answer in {} s", TOO_LONG.as_secs()))?
+/// How far the middle half of the samples reaches.
+fn interquartile_range(samples: &[f64]) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len().div_ceil(2);
+    let (lower, upper) = (&sorted[..middle], &sorted[sorted.len() - middle..]);
+    median_and_spread(upper).0 - median_and_spread(lower).0
 }

@@ -136,10 +136,19 @@ pub fn table(rows: &[Row]) -> String {
             row.peer_value.map(number).unwrap_or_default(),
             row.peer.clone().unwrap_or_default(),
             limit,
-            if row.ok { "ok" } else { "FAILED" }.to_owned(),
+            verdict(row).to_owned(),
         ]);
     }
     aligned(&lines)
+}
+
+/// What is only shown for comparison is not called good.
+fn verdict(row: &Row) -> &'static str {
+    match (row.ok, row.goal) {
+        (false, _) => "FAILED",
+        (true, Goal::None) => "",
+        (true, _) => "ok",
+    }
 }
 
 /// Columns of equal width; the first and the wordy ones to the left, figures to the right.
