@@ -26,7 +26,7 @@ pub mod trace;
 pub mod parts {
     pub use crate::{
         inbox::Inbox,
-        join::{Finish, JoinWaker, JoinWord},
+        life::{Finish, Life},
         mark::WakeMark,
         reply::ReplySlot,
         ring::{CAPACITY, Ring},
@@ -35,7 +35,7 @@ pub mod parts {
 }
 
 mod inbox;
-mod join;
+mod life;
 mod mark;
 mod reply;
 mod ring;

@@ -78,6 +78,8 @@ pub enum Fault {
     SleepWithoutAsking,
     /// A thread's end is published with relaxed ordering, before its output is visible.
     RelaxedFinish,
+    /// A thread ends without adding its owner's count of references to the others.
+    EndWithoutMerge,
     /// A join handle that is polled again touches its waker while the thread may take it.
     KeepWaiting,
 }

@@ -4,7 +4,7 @@
 //!
 //! | fields | who |
 //! |---|---|
-//! | `refs`, `mark`, `owner`, `join`, `joiner` | anybody, by atomic operations |
+//! | `life`, `mark`, `owner` | anybody, as `life.rs` and `mark.rs` say |
 //! | `next` ... `migrate_to`, the future | the owner CPU alone |
 //! | `polls`, `wakes`, `messages`, `run_ns` | written by the owner, read by anybody |
 //! | `id`, `name`, `site`, `vtable` | written once, then read by anybody |
@@ -24,9 +24,9 @@
 
 use crate::{
     Counter, Cpu, CpuId, Priority, current, ipi,
-    join::{Finish, JoinWaker, JoinWord},
+    life::{Finish, Life},
     mark::WakeMark,
-    sync::{AtomicPtr, AtomicUsize, Ordering},
+    sync::{AtomicPtr, Ordering},
 };
 use alloc::boxed::Box;
 use core::{
@@ -63,9 +63,9 @@ pub(crate) mod flag {
 }
 
 /// The part of a thread that does not depend on its future's type. A million idle threads have a million of these, so
-/// every byte is looked at: 136.
+/// every byte is looked at: 144.
 pub(crate) struct Header {
-    refs: AtomicUsize,
+    life: Life,
     pub(crate) owner: AtomicPtr<Cpu>,
     vtable: &'static VTable,
     /// Next in the run queue.
@@ -81,8 +81,6 @@ pub(crate) struct Header {
     pub(crate) critical: Cell<u16>,
     pub(crate) migrate_to: Cell<CpuId>,
     pub(crate) mark: WakeMark,
-    join: JoinWord,
-    joiner: JoinWaker,
     pub(crate) polls: Counter,
     pub(crate) wakes: Counter,
     pub(crate) messages: Counter,
@@ -93,7 +91,7 @@ pub(crate) struct Header {
 }
 
 #[cfg(target_pointer_width = "64")]
-const _: () = assert!(size_of::<Header>() <= 136);
+const _: () = assert!(size_of::<Header>() <= 144);
 
 struct VTable {
     poll: unsafe fn(*const Header, &mut Context<'_>) -> bool,
@@ -150,8 +148,7 @@ impl core::ops::Deref for ThreadRef {
 
 impl Clone for ThreadRef {
     fn clone(&self) -> Self {
-        // SAFETY: as for deref; a count cannot overflow before memory does.
-        unsafe { (*self.0).refs.fetch_add(1, Ordering::Relaxed) };
+        self.retain();
         Self(self.0)
     }
 }
@@ -193,10 +190,12 @@ impl ThreadRef {
 /// # Safety
 /// The caller owns one count of `header` and gives it up.
 unsafe fn release(header: *const Header) {
-    // SAFETY: alive until the count reaches zero, which is decided by this very operation; AcqRel as for any
-    // reference count: the last one sees what the others did.
+    // SAFETY: the caller's count keeps it alive until it is given up, which is the last thing done to it, unless it was
+    // the last: then the memory is ours.
     unsafe {
-        if (*header).refs.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if (*header).is_at_home() {
+            (*header).life.release_at_home();
+        } else if (*header).life.release() {
             ((*header).vtable.free)(header);
         }
     }
@@ -223,7 +222,8 @@ pub(crate) fn create<F: Future + 'static>(
 ) -> (ThreadRef, ThreadRef) {
     let block = Box::new(Block {
         header: Header {
-            refs: AtomicUsize::new(2),
+            // The executor's, and the handle's.
+            life: Life::new(2),
             owner: AtomicPtr::new(ptr::from_ref(cpu).cast_mut()),
             vtable: if birth.movable {
                 const { &VTable::of::<F>(true) }
@@ -239,8 +239,6 @@ pub(crate) fn create<F: Future + 'static>(
             critical: Cell::new(0),
             migrate_to: Cell::new(CpuId(0)),
             mark: WakeMark::new(),
-            join: JoinWord::new(),
-            joiner: JoinWaker::new(),
             polls: Counter::default(),
             wakes: Counter::default(),
             messages: Counter::default(),
@@ -313,6 +311,29 @@ impl Header {
         unsafe { (self.vtable.poll)(self, &mut context) }
     }
 
+    /// True if the caller is the owner, in no interrupt handler, and the thread has not ended: what the owner counts is
+    /// counted without an atomic operation.
+    #[inline]
+    fn is_at_home(&self) -> bool {
+        let here = current::pointer();
+        if here.is_null() || !ptr::eq(self.owner.load(Ordering::Acquire), here) {
+            return false;
+        }
+        // SAFETY: `here` is the current CPU, hence alive.
+        unsafe { (*here).hard.get() == 0 && self.flags.get() & flag::FINISHED == 0 }
+    }
+
+    /// One more reference, by whoever has one.
+    #[inline]
+    fn retain(&self) {
+        if self.is_at_home() {
+            // SAFETY: it is.
+            unsafe { self.life.retain_at_home() };
+        } else {
+            self.life.retain();
+        }
+    }
+
     /// True if all of these bits of [`flag`] are set. Owner.
     #[inline]
     pub(crate) fn is(&self, bits: u8) -> bool {
@@ -363,7 +384,8 @@ impl Header {
     /// Publishes the output and wakes whoever joins; drops it if nobody will.
     pub(crate) fn finish(&self) {
         self.set(flag::FINISHED);
-        match self.join.finish(&self.joiner) {
+        // SAFETY: the owner, once.
+        match unsafe { self.life.finish() } {
             Finish::Nobody => {}
             Finish::Waiting(joiner) => joiner.wake(),
             // SAFETY: detached and done: this CPU is the last to touch the stage.
@@ -377,9 +399,11 @@ impl Header {
     /// The caller is the owner CPU, outside of any poll of this thread.
     pub(crate) unsafe fn abandon(&self) {
         self.set(flag::FINISHED);
-        self.join.abandon();
-        // SAFETY: the owner touches an unfinished stage alone.
-        unsafe { (self.vtable.clear)(self) };
+        // SAFETY: the owner, once; it touches an unfinished stage alone.
+        unsafe {
+            self.life.abandon();
+            (self.vtable.clear)(self);
+        }
     }
 
     /// Makes the thread run again. Any CPU, any context, no CPU at all.
@@ -397,8 +421,8 @@ impl Header {
     #[cold]
     fn wake_from_afar(&self) {
         // A waker may outlive the thread's node; the owner that it names may be gone.
-        if !self.join.has_ended() && self.mark.set() {
-            self.refs.fetch_add(1, Ordering::Relaxed);
+        if !self.life.has_ended() && self.mark.set() {
+            self.retain();
             // SAFETY: the count above travels with the message.
             let thread = unsafe { ThreadRef::from_raw(self) };
             ipi::send_wake(self.owner.load(Ordering::Acquire), thread);
@@ -415,11 +439,7 @@ fn unsafe_waker(header: *const Header) -> Waker {
 static WAKER: RawWakerVTable = RawWakerVTable::new(
     |data| {
         // SAFETY: the waker being cloned holds a count, so the header is alive.
-        unsafe {
-            (*data.cast::<Header>())
-                .refs
-                .fetch_add(1, Ordering::Relaxed)
-        };
+        unsafe { (*data.cast::<Header>()).retain() };
         RawWaker::new(data, &WAKER)
     },
     |data| {

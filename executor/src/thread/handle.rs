@@ -91,7 +91,7 @@ impl Thread {
 
     /// True if it has ended, or its CPU has stopped.
     pub fn has_ended(&self) -> bool {
-        self.0.join.has_ended()
+        self.0.life.has_ended()
     }
 
     /// Makes it run again: it is polled at least once after this. Any CPU, any context (DragonFly: `lwkt_schedule`).

@@ -1,4 +1,4 @@
-//! The join handle: the one claim to a thread's output. See `crate::join` for the word that it shares with the thread.
+//! The join handle: the one claim to a thread's output. See `life.rs` for the word that it shares with the thread.
 
 use super::{Block, Header, Stage, Thread, ThreadRef};
 use core::{
@@ -60,7 +60,7 @@ impl<T> JoinHandle<T> {
 
     /// True if the thread has ended.
     pub fn is_finished(&self) -> bool {
-        self.thread.join.is_done()
+        self.thread.life.is_done()
     }
 }
 
@@ -68,7 +68,7 @@ impl<T> Future for JoinHandle<T> {
     type Output = T;
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         // SAFETY: this is the thread's one handle.
-        if !unsafe { self.thread.join.poll(&self.thread.joiner, context.waker()) } {
+        if !unsafe { self.thread.life.poll(context.waker()) } {
             return Poll::Pending;
         }
         // SAFETY: the thread is done, which was read with acquire, and `take` was made for this thread's future.
@@ -78,7 +78,7 @@ impl<T> Future for JoinHandle<T> {
 
 impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
-        if self.thread.join.detach() {
+        if self.thread.life.detach() {
             // SAFETY: done, and this was the one handle: the stage is ours. An output that is not Send is dropped
             // where it was made, because then the handle could not leave.
             unsafe { (self.thread.vtable.clear)(self.thread.0) };

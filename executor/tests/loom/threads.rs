@@ -50,22 +50,23 @@ fn trap_20_a_wake_is_followed_by_a_poll_that_sees_what_caused_it() {
     });
 }
 
-/// A thread's last words: the join word, its waker, and the output.
+/// A thread's last words: its life and its output.
 struct Ending {
-    word: JoinWord,
-    waker: JoinWaker,
+    life: Life,
     output: UnsafeCell<u32>,
-    /// Who has dropped the output.
+    /// Who has dropped the output, and who has freed the memory.
     dropped: AtomicUsize,
+    freed: AtomicUsize,
 }
 
 impl Ending {
-    fn new() -> Arc<Self> {
+    /// With so many references of the owner's.
+    fn new(references: usize) -> Arc<Self> {
         Arc::new(Self {
-            word: JoinWord::new(),
-            waker: JoinWaker::new(),
+            life: Life::new(references),
             output: UnsafeCell::new(0),
             dropped: AtomicUsize::new(0),
+            freed: AtomicUsize::new(0),
         })
     }
 
@@ -79,10 +80,20 @@ impl Ending {
     fn finish(&self) {
         // SAFETY: the output is the owner's until it is done.
         self.output.with_mut(|output| unsafe { *output = 7 });
-        match self.word.finish(&self.waker) {
+        // SAFETY: the owner, once in each model.
+        match unsafe { self.life.finish() } {
             Finish::Nobody => {}
             Finish::Waiting(waker) => waker.wake(),
             Finish::Detached => self.drop_output(),
+        }
+        self.release();
+    }
+
+    fn release(&self) {
+        if self.life.release() {
+            // SAFETY: freeing touches everything; loom sees who still does.
+            self.output.with_mut(|output| unsafe { *output = 99 });
+            self.freed.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -90,7 +101,7 @@ impl Ending {
 #[test]
 fn a_thread_that_ends_wakes_who_joins_and_its_output_is_visible() {
     check(&[Fault::RelaxedFinish, Fault::KeepWaiting], || {
-        let ending = Ending::new();
+        let ending = Ending::new(2);
         let theirs = ending.clone();
         let owner = thread::spawn(move || theirs.finish());
         // Polled twice at once, each time by another waker, as a combinator does.
@@ -98,30 +109,57 @@ fn a_thread_that_ends_wakes_who_joins_and_its_output_is_visible() {
         for _ in 0..2 {
             bell = std::sync::Arc::new(Bell::default());
             // SAFETY: this thread is the one handle.
-            if unsafe { ending.word.poll(&ending.waker, &Waker::from(bell.clone())) } {
+            if unsafe { ending.life.poll(&Waker::from(bell.clone())) } {
                 break;
             }
         }
-        if !ending.word.is_done() {
+        if !ending.life.is_done() {
             bell.0.sleep();
         }
-        assert!(ending.word.is_done());
+        assert!(ending.life.is_done());
         // SAFETY: done: the output is the handle's.
         assert_eq!(ending.output.with(|output| unsafe { *output }), 7);
+        ending.release();
         owner.join().unwrap();
+        assert_eq!(ending.freed.load(Ordering::Relaxed), 1);
     });
 }
 
 #[test]
 fn an_output_that_nobody_takes_is_dropped_by_one_of_two() {
     check(&[Fault::RelaxedFinish], || {
-        let ending = Ending::new();
+        let ending = Ending::new(2);
         let theirs = ending.clone();
         let owner = thread::spawn(move || theirs.finish());
-        if ending.word.detach() {
+        if ending.life.detach() {
             ending.drop_output();
         }
+        ending.release();
         owner.join().unwrap();
         assert_eq!(ending.dropped.load(Ordering::Relaxed), 1);
+        assert_eq!(ending.freed.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn trap_21_memory_is_freed_once_after_the_last_reference_wherever_it_was_made() {
+    check(&[Fault::EndWithoutMerge], || {
+        // The executor's reference, and a waker's that was made at home and is dropped elsewhere.
+        let ending = Ending::new(2);
+        let theirs = ending.clone();
+        let elsewhere = thread::spawn(move || {
+            // It is cloned there once more.
+            theirs.life.retain();
+            theirs.release();
+            theirs.release();
+        });
+        // SAFETY: this thread is the owner.
+        unsafe {
+            ending.life.retain_at_home();
+            ending.life.release_at_home();
+        }
+        ending.finish();
+        elsewhere.join().unwrap();
+        assert_eq!(ending.freed.load(Ordering::Relaxed), 1);
     });
 }
