@@ -129,6 +129,8 @@ struct Slot {
     records: u32,
     /// How many of the records still have their timer. A slot with none has no records.
     timers: u32,
+    /// No record is earlier.
+    earliest_ns: u64,
 }
 
 impl Slot {
@@ -137,6 +139,7 @@ impl Slot {
         last: NONE,
         records: 0,
         timers: 0,
+        earliest_ns: u64::MAX,
     };
 }
 
@@ -242,9 +245,13 @@ impl<T> Wheel<T> {
                 self.turn_to(now_ns);
                 return None;
             }
+            let slot = self.slots[place];
+            if slot.earliest_ns > now_ns {
+                return None;
+            }
             if !self.is_queue(place) {
-                if self.slots[place].timers as usize > CHUNK {
-                    self.stands_ns = start_ns;
+                if slot.timers as usize > CHUNK {
+                    self.stands_ns = slot.earliest_ns;
                 }
                 self.sift(place);
                 continue;
@@ -258,19 +265,20 @@ impl<T> Wheel<T> {
     }
 
     /// When there is something to do: the earliest deadline, `u64::MAX` if there is none. If the first slot has more timers
-    /// than fit into a chunk, it is when that slot begins, and they move on.
+    /// than fit into a chunk and its earliest was cancelled, it may be that one's, when the others will move on.
     pub(super) fn next_ns(&mut self) -> u64 {
-        let Some((place, start_ns)) = self.first() else {
+        let Some((place, _)) = self.first() else {
             return u64::MAX;
         };
+        let slot = self.slots[place];
         if !self.is_queue(place) {
-            if self.slots[place].timers as usize > CHUNK {
-                return start_ns;
+            if slot.timers as usize > CHUNK {
+                return slot.earliest_ns;
             }
             self.sift(place);
         }
-        self.front(place)
-            .map_or(start_ns, |front| front.deadline_ns)
+        let front = self.front(place);
+        front.map_or(slot.earliest_ns, |front| front.deadline_ns)
     }
 
     /// The first slot with something in it, and when it begins.
@@ -340,6 +348,7 @@ impl<T> Wheel<T> {
         let slot = &mut self.slots[place];
         slot.records += 1;
         slot.timers += 1;
+        slot.earliest_ns = slot.earliest_ns.min(record.deadline_ns);
         match self.chunks.get_mut(slot.last) {
             Some(last) if usize::from(last.end) < CHUNK => last.push(record),
             _ => Self::extend(&mut self.chunks, slot, record),
@@ -397,7 +406,7 @@ impl<T> Wheel<T> {
                 let used_up = mem::replace(&mut next, chunk.next);
                 self.chunks.leave(used_up);
             }
-        } else if slot.records > 2 * slot.timers + CHUNK as u32 {
+        } else if slot.records > 3 * slot.timers + CHUNK as u32 {
             self.sift(place);
         }
     }
