@@ -13,6 +13,7 @@
 mod interval;
 mod pool;
 mod sleep;
+mod slot;
 mod wheel;
 
 pub use interval::{Interval, interval};

@@ -7,7 +7,7 @@
 //! ```text
 //!   the wheel stands at      ..  12  20  07  31
 //!   a deadline of            ..  12  21  30  02       lies on level 2, slot 21
-//!   when that slot begins    ..  12  21  00  00       it goes to level 1, slot 30; and so on to level 0, slot 2
+//!   when the wheel stands at ..  12  21  05  17       on level 1, slot 30; and in the end on level 0, slot 2
 //! ```
 //!
 //! Where a timer lies depends on its deadline and on where the wheel stands, on nothing else. So equal deadlines always
@@ -25,24 +25,24 @@
 //! Source: Varghese and Lauck, "Hashed and Hierarchical Timing Wheels", 1987, scheme 7; that levels depend on where the
 //! wheel stands is the radix heap of Ahuja et al., 1990. DragonFly's `kern_timeout.c` has one level, of ticks.
 
-use super::pool::{NONE, Pool};
+use super::{
+    pool::{NONE, Pool},
+    slot::{CHUNK, Chunk, Record, Slot},
+};
 use alloc::boxed::Box;
-use core::{mem, ops::Range};
+use core::mem;
 
 /// Bits of a digit.
 const DIGIT: u32 = 5;
 const SLOTS: usize = 1 << DIGIT;
 const LEVELS: usize = u64::BITS.div_ceil(DIGIT) as usize;
 
-/// Records in a chunk, which is sixteen cache lines.
-pub(super) const CHUNK: usize = 42;
-
 /// A timer of one wheel. It stays different from every other, and means nothing any more once the timer is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
-    room: u32,
+    pub(super) room: u32,
     /// Counts the timers of the wheel, from 1.
-    number: u64,
+    pub(super) number: u64,
 }
 
 /// A cache line holds two.
@@ -52,95 +52,6 @@ struct Timer<T> {
     deadline_ns: u64,
     /// As in the key; 0 if the room was left.
     number: u64,
-}
-
-#[derive(Clone, Copy)]
-struct Record {
-    deadline_ns: u64,
-    key: Key,
-}
-
-/// The records `begin..end` are in use.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Chunk {
-    records: [Record; CHUNK],
-    next: u32,
-    begin: u8,
-    end: u8,
-    /// The records were looked through and are in the order of their deadlines.
-    sorted: bool,
-}
-
-impl Chunk {
-    const EMPTY: Self = Self {
-        records: [Record {
-            deadline_ns: 0,
-            key: Key {
-                room: NONE,
-                number: 0,
-            },
-        }; CHUNK],
-        next: NONE,
-        begin: 0,
-        end: 0,
-        sorted: false,
-    };
-
-    fn len(&self) -> u32 {
-        u32::from(self.end - self.begin)
-    }
-
-    fn in_use(&self) -> Range<usize> {
-        usize::from(self.begin)..usize::from(self.end)
-    }
-
-    #[inline]
-    fn push(&mut self, record: Record) {
-        self.records[usize::from(self.end)] = record;
-        self.end += 1;
-        self.sorted = false;
-    }
-
-    /// Keeps the records that `keep` has bits for, and sorts them; equal deadlines stay in their order. Mostly all but the
-    /// last are sorted already.
-    fn sort(&mut self, mut keep: u64) {
-        let mut kept = 0;
-        while keep != 0 {
-            let record = self.records[keep.trailing_zeros() as usize];
-            keep &= keep - 1;
-            let mut place = kept;
-            while place > 0 && self.records[place - 1].deadline_ns > record.deadline_ns {
-                self.records[place] = self.records[place - 1];
-                place -= 1;
-            }
-            self.records[place] = record;
-            kept += 1;
-        }
-        (self.begin, self.end, self.sorted) = (0, kept as u8, true);
-    }
-}
-
-/// A queue of records, in chunks.
-#[derive(Clone, Copy)]
-struct Slot {
-    first: u32,
-    last: u32,
-    records: u32,
-    /// How many of the records still have their timer. A slot with none has no records.
-    timers: u32,
-    /// No record is earlier.
-    earliest_ns: u64,
-}
-
-impl Slot {
-    const EMPTY: Self = Self {
-        first: NONE,
-        last: NONE,
-        records: 0,
-        timers: 0,
-        earliest_ns: u64::MAX,
-    };
 }
 
 /// Values that wait for their time.
