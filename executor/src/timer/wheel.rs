@@ -161,9 +161,7 @@ impl<T> Wheel<T> {
                 return None;
             }
             if !self.is_queue(place) {
-                if slot.timers as usize > CHUNK {
-                    self.stands_ns = slot.earliest_ns;
-                }
+                self.stands_ns = slot.earliest_ns;
                 self.sift(place);
                 continue;
             }

@@ -52,7 +52,9 @@ impl Twins {
 
     fn insert(&mut self, deadline_ns: u64) {
         self.created += 1;
-        let key = self.wheel.insert(self.now_ns, deadline_ns, self.created);
+        // The time as a poll knows it may be that of its begin.
+        let poll_ns = self.now_ns.saturating_sub(self.created % 64);
+        let key = self.wheel.insert(poll_ns, deadline_ns, self.created);
         self.map.insert((deadline_ns, self.created), key);
     }
 
@@ -179,9 +181,11 @@ fn equal_deadlines_wait_in_line_wherever_they_were_when_they_came() {
             twins.insert(deadline_ns);
             twins.insert(deadline_ns + 1);
         }
+        // Between the present and all that there is.
+        twins.insert(twins.now_ns + 1);
         twins.fire(deadline_ns - (deadline_ns - twins.now_ns) / 2);
     }
-    assert_eq!(twins.map.len(), twins.created as usize / 2);
+    assert!(twins.map.keys().all(|timer| timer.0 == deadline_ns + 1));
     twins.fire(deadline_ns + 1);
     assert!(twins.map.is_empty());
 }
@@ -251,33 +255,61 @@ fn a_key_of_a_room_that_is_used_again_means_nothing() {
 #[test]
 fn memory_is_that_of_the_most_timers_at_a_time() {
     const WAITING: u32 = 200;
-    let mut random = Random(1);
+    // In all slots, and all in one.
+    for (soonest_ns, bits, slots) in [(0, 40, LEVELS * SLOTS), (1 << 41, 1, 1)] {
+        let mut random = Random(1);
+        let mut wheel = Wheel::new();
+        let mut deadline_ns = || soonest_ns + random.spread(bits);
+        let mut keys: Vec<_> = (0..WAITING)
+            .map(|_| wheel.insert(0, deadline_ns(), ()))
+            .collect();
+        let mut random = Random(2);
+        // The clock stands: nothing goes by itself.
+        for _ in 0..MANY {
+            let some = random.below(WAITING.into()) as usize;
+            assert_eq!(wheel.remove(keys[some]), Some(()));
+            keys[some] = wheel.insert(0, deadline_ns(), ());
+            let some = random.below(WAITING.into()) as usize;
+            let later = wheel.reset(0, keys[some], deadline_ns());
+            keys[some] = later.expect("it waits");
+        }
+        assert_eq!(wheel.timers.rooms(), WAITING as usize);
+        // At most three records for each timer, and in each slot as many as fit into a chunk, in two.
+        let limit = (3 * WAITING as usize).div_ceil(CHUNK) + 2 * slots;
+        assert!(wheel.chunks.rooms() <= limit, "{}", wheel.chunks.rooms());
+        for key in keys {
+            assert_eq!(wheel.remove(key), Some(()));
+        }
+        assert!(wheel.is_empty());
+    }
+}
+
+#[test]
+fn chunks_are_used_again_however_they_were_left() {
     let mut wheel = Wheel::new();
-    let mut keys: Vec<_> = (0..WAITING)
-        .map(|_| wheel.insert(0, random.spread(40), ()))
-        .collect();
-    // The clock stands: nothing goes by itself.
-    for _ in 0..MANY {
-        let some = random.below(WAITING.into()) as usize;
-        assert_eq!(wheel.remove(keys[some]), Some(()));
-        keys[some] = wheel.insert(0, random.spread(40), ());
-        let some = random.below(WAITING.into()) as usize;
-        let later = wheel.reset(0, keys[some], random.spread(40));
-        keys[some] = later.expect("it waits");
+    let mut round = |deadline_ns, end: &dyn Fn(&mut Wheel<u32>, Vec<Key>)| {
+        let keys = (0..10 * CHUNK as u32)
+            .map(|n| wheel.insert(0, deadline_ns + u64::from(n) / 100, n))
+            .collect();
+        end(&mut wheel, keys);
+        assert!(wheel.is_empty());
+        wheel.chunks.rooms()
+    };
+    let cancel = |wheel: &mut Wheel<u32>, keys: Vec<Key>| {
+        for key in keys {
+            assert!(wheel.remove(key).is_some());
+        }
+    };
+    let fire = |wheel: &mut Wheel<u32>, keys: Vec<Key>| {
+        let fired = core::iter::from_fn(|| wheel.pop_due(u64::MAX)).count();
+        assert_eq!(fired, keys.len());
+    };
+    round(1 << 40, &cancel);
+    let chunks = round(2 << 40, &fire);
+    for n in 3..20 {
+        round(n << 40, &cancel);
+        assert_eq!(round(n << 40, &fire), chunks);
     }
-    assert_eq!(wheel.timers.rooms(), WAITING as usize);
-    // At most three records for each timer, and in each slot as many as fit into a chunk, in two.
-    let in_use = (3 * WAITING as usize).div_ceil(CHUNK) + 2 * LEVELS * SLOTS;
-    assert!(wheel.chunks.rooms() < in_use, "{}", wheel.chunks.rooms());
-    for key in keys {
-        assert_eq!(wheel.remove(key), Some(()));
-    }
-    assert!(wheel.is_empty());
-    let chunks = wheel.chunks.rooms();
-    for _ in 0..chunks * CHUNK {
-        wheel.insert(0, 1 << 30, ());
-    }
-    assert_eq!(wheel.chunks.rooms(), chunks, "all of them were left");
 }
 
 /// Steps for each of `timers` timers, which `work` makes and does away with.
@@ -366,6 +398,7 @@ fn a_sleeping_cpu_wakes_for_nothing_only_to_move_a_crowd_whose_first_was_cancell
         wakes
     };
     assert_eq!(wakes_for_nothing(CHUNK, CHUNK / 2), 0);
+    assert_eq!(wakes_for_nothing(2 * CHUNK, CHUNK), 0);
     assert_eq!(wakes_for_nothing(MANY as usize / 10, 0), 0);
     let wakes = wakes_for_nothing(MANY as usize / 10, 20);
     assert!((1..LEVELS as u32).contains(&wakes), "{wakes}");
