@@ -140,19 +140,29 @@ fn the_hardware_is_set_to_the_earliest_deadline_and_to_nothing_if_there_is_none(
 fn a_busy_cpu_is_interrupted_for_a_cancelled_timer_and_set_to_the_next() {
     let machine = Machine::new();
     let bell = Arc::new(Bell::default());
-    let (mut first, mut second) = (sleep_until(1000), sleep_until(2000));
+    let armed = &machine.platform.armed_ns[0];
     machine.on(0, |cpu| {
-        let _ = (poll(&mut first, &bell), poll(&mut second, &bell));
+        let interrupt = |now_ns| {
+            machine.platform.now_ns.store(now_ns, Ordering::Relaxed);
+            armed.store(NEVER, Ordering::Relaxed);
+            assert!(cpu.interrupt_timer().is_none());
+            while cpu.step() {}
+            armed.load(Ordering::Relaxed)
+        };
+        let mut sleeps = [1000, 1500, 2000].map(sleep_until);
+        for sleep in &mut sleeps {
+            assert!(poll(sleep, &bell).is_pending());
+        }
+        let [first, _second, third] = sleeps;
         drop(first);
-        let armed_ns = &machine.platform.armed_ns[0];
-        assert_eq!(armed_ns.load(Ordering::Relaxed), 1000, "left as it was");
-        machine.platform.now_ns.store(1000, Ordering::Relaxed);
-        assert!(cpu.interrupt_timer().is_none());
-        while cpu.step() {}
-        assert_eq!(armed_ns.load(Ordering::Relaxed), 2000);
+        assert_eq!(armed.load(Ordering::Relaxed), 1000, "left as it was");
+        assert_eq!(interrupt(1000), 1500);
+        assert_eq!(bell.rung(), 0);
+        assert_eq!(interrupt(1500), 2000);
+        assert_eq!((bell.rung(), machine.fired(0)), (1, 1));
+        drop(third);
+        assert_eq!(interrupt(1600), NEVER, "there is none");
     });
-    assert_eq!((bell.rung(), machine.fired(0)), (0, 0));
-    machine.on(0, |_| drop(second));
 }
 
 #[test]
