@@ -582,8 +582,9 @@ impl Cpu {
     fn fall_asleep(&self) -> Option<u64> {
         // Asleep, only what is really due may ring: the watchdog has nothing to watch.
         self.watch_ns.set(u64::MAX);
-        if self.timers.next_ns() != self.armed_ns.get() {
-            self.set_hardware_timer(self.timers.next_ns());
+        let earliest_ns = self.timers.earliest_ns();
+        if earliest_ns != self.armed_ns.get() {
+            self.set_hardware_timer(earliest_ns);
         }
         if !self.inbox.try_halt() {
             return None;

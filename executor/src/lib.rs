@@ -5,7 +5,7 @@
 //! - [`Port`], [`Message`]: requests that answer at once when they can.
 //! - [`Token`], [`Guarded`]: shared state, held exactly while its holder runs.
 //! - [`run_on`], [`chain`], [`send_to`]: plain functions on other CPUs, by IPI message.
-//! - [`sleep`], [`timeout`], [`Event`], [`CpuLocal`], [`critical`].
+//! - [`sleep`], [`interval`], [`timeout`], [`Event`], [`CpuLocal`], [`critical`].
 //! - [`slab`]: the per-CPU allocator. [`trace`]: what happened.
 //!
 //! The rules are DragonFly's: no CPU touches another's run queue, kernel threads run to their next await, and nothing
@@ -61,7 +61,7 @@ mod whole {
         },
         stats::{Counter, Stats},
         thread::{Account, Exit, JoinHandle, Thread, exit, set_priority},
-        timer::{Elapsed, Sleep, now_ns, poll_ns, sleep, sleep_until, timeout},
+        timer::{Elapsed, Interval, Sleep, interval, now_ns, poll_ns, sleep, sleep_until, timeout},
         token::{Guarded, Held, Scope, Token, TokenInfo, hold_all},
     };
 }

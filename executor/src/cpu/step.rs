@@ -148,7 +148,7 @@ impl Cpu {
             Broken::Interrupt
         } else if !self.inbox.may_sleep() || !self.outside.is_empty() || self.has_messages() {
             Broken::Message
-        } else if armed_ns.unwrap_or(u64::MAX) != self.timers.next_ns() {
+        } else if armed_ns.unwrap_or(u64::MAX) != self.timers.earliest_ns() {
             Broken::Timer
         } else if self.backlog.get() != 0 && !self.outbound.iter().all(|out| out.is_expected()) {
             Broken::Backlog

@@ -1,0 +1,85 @@
+//! Numbered rooms: what a wheel keeps its timers and its chunks of records in.
+//!
+//! A room is found by its number, so nothing outside holds a reference. Rooms lie in blocks, each twice as large as the
+//! one before: growing moves nothing and copies nothing, and a few dozen blocks are all there is to look through. The
+//! room that was left last is the next to be used, while it is still in the cache; what was in it stays there until then.
+//! The numbers of those left are a stack beside them and no list through them: rooms that were left in any order are used
+//! again without waiting for one to tell of the next. Nothing is given back: a pool is as large as it ever had to be.
+
+use alloc::vec::Vec;
+
+/// No room has this number.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// Rooms in the first block.
+const FIRST: usize = 16;
+
+pub(super) struct Pool<T> {
+    blocks: Vec<Vec<T>>,
+    /// Has space for the numbers of all rooms, so that to leave one allocates nothing.
+    left: Vec<u32>,
+}
+
+/// The block in which room `number` is, and where in it.
+#[inline]
+fn locate(number: u32) -> (usize, usize) {
+    let shifted = number as usize + FIRST;
+    let block = (shifted / FIRST).ilog2();
+    (block as usize, shifted - (FIRST << block))
+}
+
+impl<T> Pool<T> {
+    pub(super) const fn new() -> Self {
+        Self {
+            blocks: Vec::new(),
+            left: Vec::new(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn get(&self, number: u32) -> Option<&T> {
+        let (block, place) = locate(number);
+        self.blocks.get(block)?.get(place)
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut T> {
+        let (block, place) = locate(number);
+        self.blocks.get_mut(block)?.get_mut(place)
+    }
+
+    /// A room, and its number. One that was never used before is made by `new`.
+    #[inline]
+    pub(super) fn take(&mut self, new: impl FnOnce() -> T) -> u32 {
+        match self.left.pop() {
+            Some(number) => number,
+            None => self.extend(new()),
+        }
+    }
+
+    #[inline(never)]
+    fn extend(&mut self, room: T) -> u32 {
+        let is_full = |block: &Vec<T>| block.len() == block.capacity();
+        if self.blocks.last().is_none_or(is_full) {
+            let rooms = FIRST << self.blocks.len();
+            self.blocks.push(Vec::with_capacity(rooms));
+            self.left.reserve(2 * rooms);
+        }
+        let number = self.rooms() as u32;
+        if let Some(block) = self.blocks.last_mut() {
+            block.push(room);
+        }
+        number
+    }
+
+    /// Leaves a room, once.
+    #[inline]
+    pub(super) fn leave(&mut self, number: u32) {
+        self.left.push(number);
+    }
+
+    /// How many rooms there are, taken or not. 2^32 fit into the memory of no machine.
+    pub(super) fn rooms(&self) -> usize {
+        self.blocks.iter().map(Vec::len).sum()
+    }
+}
