@@ -35,6 +35,8 @@ use crossbeam_queue::SegQueue;
 const PENDING_TIMER: u32 = 1;
 /// A device interrupt came during a critical section.
 const PENDING_INTERRUPT: u32 = 2;
+/// The node stops: the loop ends at its next turn.
+const PENDING_STOP: u32 = 4;
 
 /// How many turns of a busy loop pass between two looks at clock and devices where no interrupt reaches it.
 const POLL_TURNS: u32 = 64;
@@ -90,8 +92,8 @@ pub struct Cpu {
     polls: Cell<u64>,
     /// The last clock reading of the loop. Owner.
     pub(crate) now_ns: Cell<u64>,
-    /// When the last poll ended, if it was timed and nothing has happened since: then the next begins. Else 0. Owner.
-    poll_ended_ns: Cell<u64>,
+    /// When the last poll ended, in ticks, if that was counted and nothing was done since. Else 0. Owner.
+    poll_ended: Cell<u64>,
     /// The time as the running poll first asked for it; 0 while it has not, and between polls. Owner.
     pub(crate) poll_ns: Cell<u64>,
     all_threads: Cell<*const Header>,
@@ -102,7 +104,6 @@ pub struct Cpu {
     pub(crate) tokens: RefCell<Vec<WeakToken>>,
     pub(crate) outbound: Box<[Outbound]>,
     pub(crate) backlog: Cell<u32>,
-    stopping: Cell<bool>,
     /// The loop or a step of it runs. Owner.
     looping: Cell<bool>,
     heap: Heap,
@@ -153,7 +154,7 @@ impl Cpu {
             polls: Cell::new(0),
             now_ns: Cell::new(0),
             poll_ns: Cell::new(0),
-            poll_ended_ns: Cell::new(0),
+            poll_ended: Cell::new(0),
             all_threads: Cell::new(ptr::null()),
             thread_count: Cell::new(0),
             handlers: RefCell::new(BTreeMap::new()),
@@ -161,7 +162,6 @@ impl Cpu {
             tokens: RefCell::new(Vec::new()),
             outbound: (0..count).map(|_| Outbound::new()).collect(),
             backlog: Cell::new(0),
-            stopping: Cell::new(false),
             looping: Cell::new(false),
             heap: Heap::new(),
             place: CachePadded(Place {
@@ -256,10 +256,10 @@ impl Cpu {
             if !self.inbox.is_quiet() {
                 self.drain();
             }
-            if self.stopping.get() {
-                break;
-            }
             if self.pending.load(Ordering::Relaxed) != 0 {
+                if self.is_stopping() {
+                    break;
+                }
                 self.replay();
             }
             if self.backlog.get() != 0 {
@@ -298,7 +298,7 @@ impl Cpu {
     fn begin_loop(&self) {
         self.assert_current();
         assert!(!self.looping.replace(true), "a CPU's loop does not nest");
-        self.poll_ended_ns.set(0);
+        self.poll_ended.set(0);
     }
 
     /// # Safety
@@ -311,8 +311,11 @@ impl Cpu {
             return;
         }
         // Any class, or accounting.
-        let timed = self.watched.load(Ordering::Relaxed) != 0;
-        let began_ns = if timed { self.run_begins(thread) } else { 0 };
+        let watched = self.watched.load(Ordering::Relaxed);
+        let began = match watched {
+            0 => 0,
+            _ => self.run_begins(thread, watched),
+        };
         if self.watch_ns.get() == u64::MAX {
             self.arm_watchdog();
         }
@@ -327,8 +330,8 @@ impl Cpu {
         self.critical.set(1);
         self.running.set(ptr::null());
         self.poll_ns.set(0);
-        if timed {
-            self.run_ended(thread, began_ns, finished);
+        if watched != 0 {
+            self.run_ended(thread, watched, began, finished);
         }
         if finished || thread.is(flag::EXITING) {
             self.exit(thread, finished);
@@ -374,12 +377,12 @@ impl Cpu {
     #[inline]
     pub(crate) fn schedule_for(&self, thread: &Header, waker: Option<(u8, u32)>) {
         if thread.flags.get() & (flag::QUEUED | flag::FINISHED | flag::IN_TRANSIT) != 0 {
+            thread.spare_wakes.add(1);
             return;
         }
         let depth = self.critical.get();
         self.critical.set(depth + 1);
         thread.set(flag::QUEUED);
-        thread.wakes.add(1);
         // A thread that wakes itself gives up its turn.
         let yields = ptr::eq(self.running.get(), thread);
         // SAFETY: owner, in a critical section; not queued; the executor's count keeps it alive until it finishes.
@@ -464,7 +467,7 @@ impl Cpu {
 
     /// Handles the messages of everybody who told this CPU. Owner, at a poll point.
     pub(crate) fn drain(&self) {
-        self.poll_ended_ns.set(0);
+        self.poll_ended.set(0);
         let bits = self.inbox.collect();
         let mut senders = bits & !OUTSIDE;
         self.hard.set(self.hard.get() + 1);

@@ -6,7 +6,7 @@
 
 extern crate std;
 
-use crate::{Cpu, CpuId, Node, Platform, current};
+use crate::{Cpu, CpuId, Node, Platform, current, ticks::Ticks};
 use alloc::sync::Arc;
 use core::{
     future::Future,
@@ -45,6 +45,7 @@ impl Default for Options {
 
 struct Host {
     start: Instant,
+    ticks: Ticks,
     idle_spin: u32,
     threads: Box<[OnceLock<Thread>]>,
     deadlines: Box<[AtomicU64]>,
@@ -53,6 +54,14 @@ struct Host {
 impl Platform for Host {
     fn clock_ns(&self) -> u64 {
         self.start.elapsed().as_nanos() as u64
+    }
+
+    fn ticks(&self) -> u64 {
+        self.ticks.now()
+    }
+
+    fn ticks_to_ns(&self, ticks: u64) -> u64 {
+        self.ticks.to_ns(ticks)
     }
 
     fn doorbell(&self, target: CpuId) {
@@ -104,6 +113,7 @@ impl Hosted {
     pub fn start(options: Options) -> Self {
         let host = Arc::new(Host {
             start: Instant::now(),
+            ticks: Ticks::start(),
             idle_spin: options.idle_spin,
             threads: (0..options.cpus).map(|_| OnceLock::new()).collect(),
             deadlines: (0..options.cpus)

@@ -98,6 +98,8 @@ mod spawn;
 mod stats;
 #[cfg(not(loom))]
 mod thread;
+#[cfg(all(feature = "hosted", not(loom)))]
+pub mod ticks;
 #[cfg(not(loom))]
 mod timer;
 

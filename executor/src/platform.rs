@@ -9,6 +9,16 @@ pub trait Platform: Send + Sync {
     /// Monotonic nanoseconds since boot, the same on every CPU.
     fn clock_ns(&self) -> u64;
 
+    /// A counter that runs evenly and is cheaper to read than the clock, if the machine has one: run times are counted in it.
+    fn ticks(&self) -> u64 {
+        self.clock_ns()
+    }
+
+    /// So many [`ticks`](Self::ticks), in nanoseconds.
+    fn ticks_to_ns(&self, ticks: u64) -> u64 {
+        ticks
+    }
+
     /// Makes a sleeping (or user-mode) CPU look at its inbox: a hardware IPI, a futex wake.
     fn doorbell(&self, target: CpuId);
 

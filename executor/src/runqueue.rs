@@ -83,7 +83,6 @@ impl List {
 
 pub(crate) struct RunQueue {
     filled: Cell<u32>,
-    length: Cell<u32>,
     lists: [List; 32],
 }
 
@@ -91,7 +90,6 @@ impl RunQueue {
     pub(crate) fn new() -> Self {
         Self {
             filled: Cell::new(0),
-            length: Cell::new(0),
             lists: [const {
                 List {
                     first: Cell::new(ptr::null()),
@@ -109,7 +107,6 @@ impl RunQueue {
     pub(crate) unsafe fn push(&self, thread: &Header, last: bool) {
         let priority = thread.priority.get().value();
         let list = &self.lists[usize::from(priority & 31)];
-        self.length.set(self.length.get() + 1);
         if list.first.get().is_null() {
             thread.next.set(ptr::null());
             list.first.set(thread);
@@ -154,7 +151,6 @@ impl RunQueue {
         if list.first.get().is_null() {
             self.filled.set(self.filled.get() & !(1 << priority));
         }
-        self.length.set(self.length.get() - 1);
     }
 
     /// Takes the first thread of the largest priority.
@@ -173,12 +169,23 @@ impl RunQueue {
         if next.is_null() {
             self.filled.set(filled & !(1 << priority));
         }
-        self.length.set(self.length.get() - 1);
         Some(thread)
     }
 
-    pub(crate) fn len(&self) -> u32 {
-        self.length.get()
+    /// How many are queued, or `limit` if there are more: they are counted.
+    pub(crate) fn len(&self, limit: u32) -> u32 {
+        let mut count = 0;
+        let mut filled = self.filled.get();
+        while filled != 0 {
+            let mut at = self.lists[filled.trailing_zeros() as usize].first.get();
+            filled &= filled - 1;
+            // SAFETY: queued threads are alive.
+            while let Some(thread) = unsafe { at.as_ref() }.filter(|_| count < limit) {
+                count += 1;
+                at = thread.next.get();
+            }
+        }
+        count
     }
 
     pub(crate) fn is_empty(&self) -> bool {

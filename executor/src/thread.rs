@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `life`, `mark`, `owner` | anybody, as `life.rs` and `mark.rs` say |
 //! | `next` ... `migrate_to`, the future | the owner CPU alone |
-//! | `polls`, `wakes`, `messages`, `run_ns` | written by the owner, read by anybody |
+//! | `polls`, `spare_wakes`, `messages`, `run_ticks` | written by the owner, read by anybody |
 //! | `id`, `name`, `site`, `vtable` | written once, then read by anybody |
 //!
 //! Life of a thread, and what makes each step:
@@ -82,9 +82,10 @@ pub(crate) struct Header {
     pub(crate) migrate_to: Cell<CpuId>,
     pub(crate) mark: WakeMark,
     pub(crate) polls: Counter,
-    pub(crate) wakes: Counter,
+    /// Wakes that came while it was queued, or too late.
+    pub(crate) spare_wakes: Counter,
     pub(crate) messages: Counter,
-    pub(crate) run_ns: Counter,
+    pub(crate) run_ticks: Counter,
     pub(crate) id: u32,
     pub(crate) name: &'static str,
     pub(crate) site: &'static Location<'static>,
@@ -240,9 +241,9 @@ pub(crate) fn create<F: Future + 'static>(
             migrate_to: Cell::new(CpuId(0)),
             mark: WakeMark::new(),
             polls: Counter::default(),
-            wakes: Counter::default(),
+            spare_wakes: Counter::default(),
             messages: Counter::default(),
-            run_ns: Counter::default(),
+            run_ticks: Counter::default(),
             id: cpu.node().next_thread_id(),
             name: birth.name,
             site: birth.site,

@@ -42,7 +42,7 @@ impl Cpu {
     /// Does what interrupts left to do, in DragonFly's order: IPI (drained by the loop before this), timer, device.
     /// Owner, at a poll point.
     pub(super) fn replay(&self) {
-        self.poll_ended_ns.set(0);
+        self.poll_ended.set(0);
         let pending = self.pending.load(Ordering::Relaxed);
         if pending & PENDING_TIMER != 0 {
             self.pending.fetch_and(!PENDING_TIMER, Ordering::Relaxed);
@@ -177,7 +177,7 @@ impl Cpu {
     pub(crate) fn fire_timers(&self) {
         let now = self.node().clock_ns();
         self.now_ns.set(now);
-        self.poll_ended_ns.set(0);
+        self.poll_ended.set(0);
         while let Some((due_ns, waker)) = self.timers.pop_due(now) {
             self.stats.timers_fired.add(1);
             let late_us = ((now - due_ns) / 1000).min(u64::from(u32::MAX));

@@ -1,6 +1,6 @@
 //! What a CPU lets others see: its threads, its counters, and the trace it records.
 
-use super::Cpu;
+use super::{ACCOUNTING, Cpu};
 use crate::{
     Account, CpuId, Priority, critical,
     thread::{Header, flag},
@@ -59,26 +59,35 @@ impl Names {
 }
 
 impl Cpu {
-    #[cold]
-    pub(super) fn run_begins(&self, thread: &Header) -> u64 {
-        let now = match self.poll_ended_ns.get() {
-            0 => self.node().clock_ns(),
-            ended_ns => ended_ns,
-        };
-        self.now_ns.set(now);
-        let depth = self.run_queue.len().min(255) as u8;
-        self.record_at(now, trace::Event::RunBegin, depth, thread.id, 0);
-        now
+    /// A poll begins. Its time in ticks, if they are counted: where the last one ended, if nothing was done in between.
+    pub(super) fn run_begins(&self, thread: &Header, watched: u32) -> u64 {
+        if watched & trace::Class::Sched as u32 != 0 {
+            let now_ns = self.node().clock_ns();
+            self.now_ns.set(now_ns);
+            let depth = self.run_queue.len(255) as u8;
+            self.record_at(now_ns, trace::Event::RunBegin, depth, thread.id, 0);
+        }
+        match (watched & ACCOUNTING, self.poll_ended.get()) {
+            (0, _) => 0,
+            (_, 0) => self.node().platform().ticks(),
+            (_, ended) => ended,
+        }
+    }
+
+    /// The poll that began at `began` is over.
+    pub(super) fn run_ended(&self, thread: &Header, watched: u32, began: u64, finished: bool) {
+        if watched & ACCOUNTING != 0 {
+            let ended = self.node().platform().ticks();
+            self.poll_ended.set(ended);
+            thread.run_ticks.add(ended.saturating_sub(began));
+        }
+        if watched & trace::Class::Sched as u32 != 0 {
+            self.record_end(thread, finished);
+        }
     }
 
     #[cold]
-    pub(super) fn run_ended(&self, thread: &Header, began_ns: u64, finished: bool) {
-        let now = self.node().clock_ns();
-        self.now_ns.set(now);
-        self.poll_ended_ns.set(now);
-        if began_ns != 0 {
-            thread.run_ns.add(now.saturating_sub(began_ns));
-        }
+    fn record_end(&self, thread: &Header, finished: bool) {
         let why = match thread.flags.get() {
             _ if finished => 2,
             flags if flags & flag::EXITING != 0 => 2,
@@ -86,7 +95,9 @@ impl Cpu {
             flags if flags & flag::QUEUED != 0 => 1,
             _ => 0,
         };
-        self.record_at(now, trace::Event::RunEnd, why, thread.id, 0);
+        let now_ns = self.node().clock_ns();
+        self.now_ns.set(now_ns);
+        self.record_at(now_ns, trace::Event::RunEnd, why, thread.id, 0);
     }
 
     #[cold]
@@ -116,7 +127,7 @@ impl Cpu {
     /// On another CPU.
     pub fn run_queue_length(&self) -> u32 {
         self.assert_current();
-        self.run_queue.len()
+        self.run_queue.len(u32::MAX)
     }
 
     /// How many polls this CPU has made. Owner.
@@ -159,7 +170,7 @@ impl Cpu {
                     priority: thread.priority.get(),
                     runnable: thread.is(flag::QUEUED) || ptr::eq(self.running.get(), thread),
                     user_priority: thread.user_priority.get(),
-                    account: thread.account(),
+                    account: thread.account(self.node().platform()),
                     future_bytes: thread.future_bytes(),
                 });
             }

@@ -58,7 +58,7 @@ impl Cpu {
             self.drain();
             return true;
         }
-        if self.stopping.get() {
+        if self.is_stopping() {
             self.abandon_threads();
             return false;
         }

@@ -6,7 +6,7 @@
 //! awaiting something.
 
 use super::{Header, ThreadRef, flag};
-use crate::{Cpu, CpuId, Priority, critical, current};
+use crate::{Cpu, CpuId, Platform, Priority, critical, current};
 use alloc::boxed::Box;
 use core::{
     convert::Infallible,
@@ -25,21 +25,21 @@ use core::{
 pub struct Account {
     /// How often it was polled.
     pub polls: u64,
-    /// How often it was queued to run. At least one for each poll; more wakes than polls is what was woken while queued.
+    /// How often it was woken. Each poll is the answer to one wake, or to several that came before it.
     pub wakes: u64,
     /// How many queued messages it has taken from ports.
     pub messages: u64,
-    /// Nanoseconds spent in polls; counted while accounting or tracing is on.
+    /// Nanoseconds spent in polls; counted while accounting is on.
     pub run_ns: u64,
 }
 
 impl Header {
-    pub(crate) fn account(&self) -> Account {
+    pub(crate) fn account(&self, platform: &dyn Platform) -> Account {
         Account {
             polls: self.polls.get(),
-            wakes: self.wakes.get(),
+            wakes: self.polls.get().wrapping_add(self.spare_wakes.get()),
             messages: self.messages.get(),
-            run_ns: self.run_ns.get(),
+            run_ns: platform.ticks_to_ns(self.run_ticks.get()),
         }
     }
 }
@@ -99,9 +99,12 @@ impl Thread {
         self.0.wake();
     }
 
-    /// What it has used; readable by anybody, exact on its own CPU.
+    /// What it has used; exact on its own CPU.
+    ///
+    /// # Panics
+    /// Outside of every CPU.
     pub fn account(&self) -> Account {
-        self.0.account()
+        self.0.account(current::current().node().platform())
     }
 
     /// Changes its priority; takes its new place at once if it is queued (DragonFly: `lwkt_setpri`).

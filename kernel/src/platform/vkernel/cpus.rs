@@ -16,6 +16,7 @@ use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use executor::ticks::Ticks;
 use executor::{Cpu, CpuId, Platform};
 use nix::sys::pthread::{Pthread, pthread_kill, pthread_self};
 use nix::sys::signal::Signal;
@@ -58,6 +59,7 @@ pub(super) fn new_eventfd() -> Result<OwnedFd, Refused> {
 /// The CPUs of the machine.
 pub struct Cpus {
     start: Instant,
+    ticks: Ticks,
     /// The host's.
     pub(super) cores: usize,
     pinned: bool,
@@ -80,6 +82,7 @@ impl Cpus {
         };
         Ok(Self {
             start: Instant::now(),
+            ticks: Ticks::start(),
             cores: std::thread::available_parallelism().map_or(1, |n| n.get()),
             pinned,
             list: (0..count).map(cpu).collect::<Result<_, _>>()?,
@@ -207,6 +210,14 @@ impl Vkernel {
 impl Platform for &'static Vkernel {
     fn clock_ns(&self) -> u64 {
         self.cpus.start.elapsed().as_nanos() as u64
+    }
+
+    fn ticks(&self) -> u64 {
+        self.cpus.ticks.now()
+    }
+
+    fn ticks_to_ns(&self, ticks: u64) -> u64 {
+        self.cpus.ticks.to_ns(ticks)
     }
 
     fn doorbell(&self, target: CpuId) {
