@@ -76,6 +76,12 @@ pub enum Fault {
     ReadWithoutRecheck,
     /// A full ring's sender sleeps without asking for room.
     SleepWithoutAsking,
+    /// A passive teller makes the others believe that somebody has rung.
+    PassiveTakesTheBell,
+    /// The consumer says that messages are done before it has run them.
+    DoneBeforeRun,
+    /// A countdown's steps are relaxed: the last one does not see what the others did.
+    RelaxedCountdown,
 }
 
 /// True if the running model has planted `fault`.

@@ -22,7 +22,7 @@
 //! outlives its poll on the owner.
 
 use crate::{
-    Cpu, CpuId, Priority, current, ipi,
+    Cpu, CpuId, Priority, critical, current, ipi,
     mark::WakeMark,
     sync::{AtomicPtr, AtomicU8, AtomicUsize, Ordering},
 };
@@ -386,6 +386,7 @@ impl<T> Future for JoinHandle<T> {
     type Output = T;
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         if !self.is_finished() {
+            critical::assert_may_wait();
             self.thread.joiner.register(context.waker());
             if !self.is_finished() {
                 return Poll::Pending;

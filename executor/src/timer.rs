@@ -5,7 +5,7 @@
 //! B-tree: every operation is O(log n) and the earliest is at hand; a cancelled timer is really gone, so an idle CPU
 //! wakes for nothing. A timer belongs to the CPU on which its future was polled last.
 
-use crate::{Cpu, CpuId, current, ipi};
+use crate::{Cpu, CpuId, critical, current, ipi};
 use alloc::collections::BTreeMap;
 use core::{
     cell::{Cell, RefCell},
@@ -40,11 +40,6 @@ impl Timers {
     #[inline]
     pub(crate) fn next_ns(&self) -> u64 {
         self.earliest.get()
-    }
-
-    #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.earliest.get() == u64::MAX
     }
 
     fn note_earliest(&self, waiting: &BTreeMap<Key, Waker>) {
@@ -124,7 +119,8 @@ impl Sleep {
         if here.id() == cpu {
             drop(here.timers.remove(key));
         } else {
-            ipi::send_to(here.node().cpu(cpu), move |cpu: &Cpu| {
+            // Nobody waits for it: fired before it is found, it wakes a thread once too often.
+            ipi::send_passive(here.node().cpu(cpu), move |cpu: &Cpu| {
                 drop(cpu.timers.remove(key))
             });
         }
@@ -150,6 +146,7 @@ impl Future for Sleep {
         if here.node().clock_ns() >= self.deadline_ns {
             return Poll::Ready(());
         }
+        critical::assert_may_wait();
         let key = here
             .timers
             .insert(self.deadline_ns, context.waker().clone());

@@ -4,14 +4,14 @@
 //! all Send: those that came too late, or never left a backlog, are dropped by whoever drops the node, and all of them
 //! before the first CPU goes, because what is dropped may wake and send once more.
 
-use super::Cpu;
+use super::{Cpu, STOPPING};
 use crate::sync::Ordering;
 use alloc::boxed::Box;
 
 impl Cpu {
     /// Ends the loop at its next turn. Owner; others use [`Node::stop`].
     pub(crate) fn stop(&self) {
-        self.stopping.set(true);
+        self.gate.set(self.gate.get() | STOPPING);
     }
 
     /// Drops the threads, timers and handlers that are left. Owner, outside of any poll.
@@ -53,6 +53,7 @@ impl Cpu {
                 }
             }
         }
+        some |= self.mastership.discard();
         self.outbound
             .iter()
             .fold(some, |some, outbound| outbound.discard() | some)

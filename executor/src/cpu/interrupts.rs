@@ -122,7 +122,7 @@ impl Cpu {
 
     /// Sets the hardware timer earlier if something is due earlier. Owner.
     pub(crate) fn arm_timer(&self) {
-        let wanted = self.timers.next_ns().min(match self.watch_ns.get() {
+        let wanted = self.next_due_ns().min(match self.watch_ns.get() {
             never if never >= u64::MAX - 1 => u64::MAX,
             watch => watch,
         });
@@ -157,6 +157,9 @@ impl Cpu {
             let late_us = ((now - due_ns) / 1000).min(u64::from(u32::MAX));
             self.record(trace::Event::TimerFire, 0, 0, late_us as u32);
             waker.wake();
+        }
+        if self.reminders.due_ns() <= now {
+            self.reminders.remind(self);
         }
         self.arm_timer();
     }
