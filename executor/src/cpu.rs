@@ -245,7 +245,7 @@ impl Cpu {
 
     /// True while a cpusync holds this CPU: nothing but messages is handled. Owner.
     #[inline]
-    fn is_held(&self) -> bool {
+    pub fn is_held(&self) -> bool {
         self.gate.get() & HELD != 0
     }
 

@@ -18,8 +18,8 @@
 //! comes second, it sees the wish. The consumer swaps only after a batch of at least half a ring: a ring that was full
 //! always has such a batch ahead of it.
 //!
-//! Who waits for a message to have run compares its number with `done`, which follows a batch, as the head precedes each
-//! message of it. Source: DragonFly `lwkt_ipiq` (256 slots, flow control at one half, `ip_windex`, `ip_rindex`,
+//! Who waits for a message to have run compares its number with `done`, which follows each message as the head precedes
+//! it. Source: DragonFly `lwkt_ipiq` (256 slots, flow control at one half, `ip_windex`, `ip_rindex`,
 //! `ip_xindex`).
 
 use crate::sync::{AtomicBool, AtomicUsize, CachePadded, Fault, Ordering, UnsafeCell, fault};
@@ -51,7 +51,7 @@ pub struct Ring<T> {
 struct Head {
     /// How many messages were taken.
     taken: AtomicUsize,
-    /// How many were run to their end, as of the end of a batch.
+    /// How many were run to their end.
     done: AtomicUsize,
 }
 
@@ -169,9 +169,7 @@ impl<T> Ring<T> {
             head = head.wrapping_add(1);
             self.head.taken.store(head, Ordering::Release);
             each(head.wrapping_sub(1), value);
-        }
-        if count != 0 {
-            self.head.done.store(tail, Ordering::Release);
+            self.head.done.store(head, Ordering::Release);
         }
         count >= HALF && self.want_room.swap(false, Ordering::AcqRel)
     }

@@ -14,8 +14,10 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        mpsc,
     },
     task::{Context, Waker},
+    time::Duration,
 };
 use stepped::Stepped;
 
@@ -35,6 +37,25 @@ fn get(counter: &AtomicU32) -> u32 {
 
 fn add(counter: &AtomicU32) {
     counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// As [`hosted::run`], but not for ever: a CPU that is held fires no timer, so the limit is the host's.
+fn run<F>(cpus: usize, build: impl FnOnce() -> F + Send + 'static)
+where
+    F: Future<Output = ()> + 'static,
+{
+    let (send, over) = mpsc::channel();
+    let node = std::thread::spawn(move || {
+        hosted::run(cpus, build);
+        send.send(()).expect("the test waits");
+    });
+    let limit = Duration::from_secs(120);
+    if over.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+        panic!("somebody is held for ever");
+    }
+    if let Err(panic) = node.join() {
+        std::panic::resume_unwind(panic);
+    }
 }
 
 #[test]
@@ -276,17 +297,25 @@ fn a_node_that_stops_in_the_middle_of_a_cpusync_drops_it() {
 
 #[test]
 fn many_cpusyncs_of_cpu_0_alone_do_not_nest() {
-    // They wait while another one holds CPU 1, and are over as soon as they have begun.
+    // They wait while another one holds CPU 1, which is not stepped, and then are over as soon as they have begun.
     const MANY: u32 = 20_000;
     let mut cpus = Stepped::new(2);
     let ran = counter();
     cpus.wake(0);
+    cpus.wake(1);
+    cpus.on(1, |_| {
+        spawn("first", cpusync_of(mask([1]), ran.clone())).detach()
+    });
+    cpus.step(1);
+    while cpus.step(0) {}
+    cpus.wake(0);
     cpus.on(0, |_| {
-        spawn("first", cpusync_of(mask([1]), ran.clone())).detach();
         for _ in 0..MANY {
             spawn("next", cpusync_of(mask([0]), ran.clone())).detach();
         }
     });
+    while cpus.step(0) {}
+    assert_eq!(get(&ran), 0);
     cpus.settle();
     assert_eq!(get(&ran), MANY + 1);
 }
@@ -297,7 +326,7 @@ async fn cpusync_of(mask: CpuMask, ran: Arc<AtomicU32>) {
 
 #[test]
 fn masks_of_nobody_and_of_cpus_that_are_not_there_are_no_mistake() {
-    hosted::run(2, || async {
+    run(2, || async {
         let ran = counter();
         for mask in [mask([]), mask([9, 4095]), mask([0, 77])] {
             let each = counter();
@@ -315,7 +344,7 @@ fn masks_of_nobody_and_of_cpus_that_are_not_there_are_no_mistake() {
 
 #[test]
 fn quick_runs_everywhere_and_here_last() {
-    hosted::run(3, || async {
+    run(3, || async {
         let order = Arc::new(Mutex::new(Vec::new()));
         let seen = order.clone();
         cpusync::quick(&CpuMask::all(current().node()), move |cpu| {
@@ -337,7 +366,7 @@ const ROUNDS: u32 = 50_000;
 fn trap_32_two_masters_at_each_other_neither_meet_nor_hold_each_other_up() {
     // All CPUs are held by each; noise goes in all directions meanwhile. `inside` is written by plain loads and stores,
     // so two masters at once would lose counts, and `world` by threads that must stand still.
-    hosted::run(2, || async {
+    run(2, || async {
         let (inside, answers) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let quiet = Arc::new(AtomicBool::new(false));
         let over = counter();
@@ -409,7 +438,7 @@ fn trap_32_two_masters_at_each_other_neither_meet_nor_hold_each_other_up() {
 
 #[test]
 fn a_cpusync_can_be_started_from_a_movable_thread_and_from_many_at_once() {
-    hosted::run(4, || async {
+    run(4, || async {
         let ran = counter();
         let mut threads = Vec::new();
         for round in 0..40u16 {

@@ -19,7 +19,7 @@ use std::{
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use stepped::Stepped;
 
@@ -104,7 +104,8 @@ fn trap_24_what_another_cpu_is_asked_for_is_done_later_and_synchronize_says_when
         // CPU 1 is in the middle of a poll.
         let busy = spawn_on(CpuId(1), "busy", move || async move {
             add(&told);
-            while get(&wait) == 0 {
+            let began = Instant::now();
+            while get(&wait) == 0 && began.elapsed() < Duration::from_secs(10) {
                 std::hint::spin_loop();
             }
         });
@@ -150,13 +151,7 @@ fn who_waits_for_what_was_sent_sends_nothing_if_it_is_done() {
         let (_, last) = places[599];
         last.wait().await;
         assert_eq!(get(&done), 600);
-        timeout(Duration::from_secs(10), async {
-            while !last.is_done() {
-                yield_now().await;
-            }
-        })
-        .await
-        .expect("what is done is seen to be done");
+        assert!(places.iter().all(|(_, place)| place.is_done()));
         let sent = current().stats().ipi_sent.get();
         for (_, place) in &places {
             place.wait().await;
@@ -297,6 +292,63 @@ fn traps_27_28_a_storm_over_full_rings_loses_nothing_and_keeps_order() {
             full > 0,
             "the rings were never full: the test proves nothing"
         );
+    });
+}
+
+#[test]
+fn trap_27_handlers_that_send_two_more_each_do_not_nest_and_come_to_an_end() {
+    /// What is left to send, and how deep handlers are nested on each CPU.
+    struct Storm {
+        budget: AtomicU32,
+        ran: AtomicU32,
+        depth: [AtomicU32; 3],
+    }
+    fn spread(storm: &Arc<Storm>, cpu: &Cpu) {
+        let depth = &storm.depth[cpu.id().index()];
+        assert_eq!(
+            depth.fetch_add(1, Ordering::Relaxed),
+            0,
+            "a handler in a handler"
+        );
+        storm.ran.fetch_add(1, Ordering::Relaxed);
+        for step in 1..=2 {
+            let left = |left: u32| left.checked_sub(1);
+            if storm
+                .budget
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left)
+                .is_ok()
+            {
+                let to = CpuId((cpu.id().0 + step) % 3);
+                let storm = storm.clone();
+                send_to(cpu.node().cpu(to), move |cpu| spread(&storm, cpu));
+            }
+        }
+        depth.fetch_sub(1, Ordering::Relaxed);
+    }
+    const BUDGET: u32 = 100_000;
+    hosted::run(3, || async {
+        let storm = Arc::new(Storm {
+            budget: AtomicU32::new(BUDGET),
+            ran: AtomicU32::new(0),
+            depth: Default::default(),
+        });
+        let theirs = storm.clone();
+        run_on_all(move |cpu| spread(&theirs, cpu)).await;
+        let over = async {
+            while get(&storm.ran) < BUDGET + 3 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), over)
+            .await
+            .expect("some were lost");
+        synchronize().await;
+        assert_eq!(get(&storm.ran), BUDGET + 3);
+        let backlogs = current()
+            .node()
+            .cpus()
+            .map(|cpu| cpu.stats().ipi_backlogged.get());
+        assert!(backlogs.sum::<u64>() > 0, "the rings were never full");
     });
 }
 

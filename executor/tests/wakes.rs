@@ -15,6 +15,9 @@ use std::{
     time::Duration,
 };
 
+/// Longer than anything here takes.
+const LIMIT: Duration = Duration::from_secs(30);
+
 /// A number that any CPU adds to.
 fn counter() -> Arc<AtomicU32> {
     Arc::new(AtomicU32::new(0))
@@ -69,14 +72,17 @@ fn trap_34_a_signal_is_for_its_event_alone_and_a_wake_for_nothing_is_not_one() {
                 ended.fetch_add(1 << number, Ordering::Relaxed);
             })
         });
-        while get(&polls) < 4 {
-            yield_now().await;
-        }
+        let polled = async {
+            while get(&polls) < 4 {
+                yield_now().await;
+            }
+        };
+        timeout(LIMIT, polled).await.expect("a wake was lost");
         assert_eq!(get(&ended), 0);
         let theirs = events.clone();
         run_on(CpuId(1), move |_| theirs[1].signal()).await;
         let [first, second] = waiters;
-        second.await;
+        timeout(LIMIT, second).await.expect("a signal was lost");
         assert_eq!(get(&ended), 2, "the other one was not lost, and not woken");
         assert!(!first.is_finished());
         assert_eq!(get(&polls), 5);
@@ -111,9 +117,7 @@ fn trap_35_a_condition_stored_before_a_signal_is_seen_by_who_waits() {
                 }
             }
         };
-        timeout(Duration::from_secs(30), play)
-            .await
-            .expect("a wake was lost");
+        timeout(LIMIT, play).await.expect("a wake was lost");
         echo.await;
     });
 }

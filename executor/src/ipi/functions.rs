@@ -133,7 +133,7 @@ pub fn sent_to(cpu: CpuId) -> Sent {
 }
 
 impl Sent {
-    /// True if all of it has been run, and what it did is seen here; it may become so a moment before this says it.
+    /// True if all of it has been run; what it did is seen then.
     ///
     /// # Panics
     /// Outside of the node's CPUs.
