@@ -75,6 +75,14 @@ impl Cpu {
     ///
     /// The handler runs in a hard section, at once or, when the interrupt came in a critical section, at its end.
     ///
+    /// It cannot await (trap 14):
+    ///
+    /// ```compile_fail
+    /// # fn f(cpu: &executor::Cpu) {
+    /// cpu.on_interrupt(1, std::rc::Rc::new(async || executor::yield_now().await));
+    /// # }
+    /// ```
+    ///
     /// # Panics
     /// On another CPU.
     pub fn on_interrupt(&self, line: u8, handler: InterruptHandler) {
