@@ -5,7 +5,7 @@
 //! allocation and one cache line each way. The inline paths are inlined always: a `Call` returned in memory is written
 //! in parts and read back as a whole, a stall longer than all the rest of an inline answer.
 
-use crate::{Cpu, ipi, reply::ReplySlot, thread::ThreadRef};
+use crate::{Cpu, critical, ipi, reply::ReplySlot, thread::ThreadRef};
 use alloc::sync::Arc;
 use core::{
     fmt,
@@ -67,6 +67,7 @@ impl<R> Future for Call<R> {
     #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<R> {
         if let State::Waiting(slot) = &self.state {
+            critical::assert_may_wait();
             // SAFETY: this future is the slot's one caller.
             return unsafe { slot.reply.poll(context.waker()) };
         }

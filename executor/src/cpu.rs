@@ -9,9 +9,11 @@
 //! change under its feet in the middle of a poll. See docs/decisions/poll-points.md.
 
 use crate::{
-    CpuId, Node, critical, current,
+    CpuId, Node,
+    cpusync::Mastership,
+    critical, current,
     inbox::{Inbox, OUTSIDE, SENDER_BITS},
-    ipi::{Message, Outbound},
+    ipi::{Message, Outbound, Reminders},
     ring::Ring,
     runqueue::RunQueue,
     slab::Heap,
@@ -35,8 +37,11 @@ use crossbeam_queue::SegQueue;
 const PENDING_TIMER: u32 = 1;
 /// A device interrupt came during a critical section.
 const PENDING_INTERRUPT: u32 = 2;
-/// The node stops: the loop ends at its next turn.
-const PENDING_STOP: u32 = 4;
+
+/// Why a CPU's loop polls no thread: the node stops.
+const STOPPING: u8 = 1;
+/// Why a CPU's loop polls no thread: a cpusync holds it.
+pub(crate) const HELD: u8 = 2;
 
 /// How many turns of a busy loop pass between two looks at clock and devices where no interrupt reaches it.
 const POLL_TURNS: u32 = 64;
@@ -104,6 +109,11 @@ pub struct Cpu {
     pub(crate) tokens: RefCell<Vec<WeakToken>>,
     pub(crate) outbound: Box<[Outbound]>,
     pub(crate) backlog: Cell<u32>,
+    /// Whom this CPU has sent passive messages to.
+    pub(crate) reminders: Reminders,
+    pub(crate) mastership: Mastership,
+    /// [`STOPPING`] and [`HELD`]; 0 while threads are polled. Owner.
+    pub(crate) gate: Cell<u8>,
     /// The loop or a step of it runs. Owner.
     looping: Cell<bool>,
     heap: Heap,
@@ -162,6 +172,9 @@ impl Cpu {
             tokens: RefCell::new(Vec::new()),
             outbound: (0..count).map(|_| Outbound::new()).collect(),
             backlog: Cell::new(0),
+            reminders: Reminders::new(count),
+            mastership: Mastership::new(),
+            gate: Cell::new(0),
             looping: Cell::new(false),
             heap: Heap::new(),
             place: CachePadded(Place {
@@ -231,13 +244,30 @@ impl Cpu {
         unsafe { current::set(ptr::null()) }
     }
 
-    /// True while the inbox is halted with nothing in it, and no interrupt is pending: what [`Platform::idle`] checks
-    /// last, with interrupts off, before it sleeps. Owner.
+    /// True while the inbox is halted with nothing in it, and no interrupt is pending that would be handled now: what
+    /// [`Platform::idle`] checks last, with interrupts off, before it sleeps. Owner.
     ///
     /// [`Platform::idle`]: crate::Platform::idle
     #[inline]
     pub fn may_sleep(&self) -> bool {
-        self.inbox.may_sleep() && self.pending.load(Ordering::Relaxed) == 0
+        self.inbox.may_sleep() && (self.pending.load(Ordering::Relaxed) == 0 || self.is_held())
+    }
+
+    /// True while a cpusync holds this CPU: nothing but messages is handled. Owner.
+    #[inline]
+    pub fn is_held(&self) -> bool {
+        self.gate.get() & HELD != 0
+    }
+
+    /// When the timer must interrupt next, to the nanosecond; `u64::MAX` for never. Owner.
+    fn earliest_due_ns(&self) -> u64 {
+        self.timers.earliest_ns().min(self.reminders.due_ns())
+    }
+
+    /// A time before which the timer need not interrupt; `u64::MAX` for never. Owner.
+    #[inline]
+    fn next_due_ns(&self) -> u64 {
+        self.timers.next_ns().min(self.reminders.due_ns())
     }
 
     /// Runs this CPU's threads until the node stops, then drops what is left of them. Owner.
@@ -256,10 +286,14 @@ impl Cpu {
             if !self.inbox.is_quiet() {
                 self.drain();
             }
-            if self.pending.load(Ordering::Relaxed) != 0 {
-                if self.is_stopping() {
+            if self.gate.get() != 0 {
+                if self.gate.get() & STOPPING != 0 {
                     break;
                 }
+                self.stand_still();
+                continue;
+            }
+            if self.pending.load(Ordering::Relaxed) != 0 {
                 self.replay();
             }
             if self.backlog.get() != 0 {
@@ -269,7 +303,7 @@ impl Cpu {
                 turns = turns.wrapping_add(1);
                 if turns.is_multiple_of(POLL_TURNS) {
                     self.node().platform().poll_interrupts(self);
-                    if !self.timers.is_empty() {
+                    if self.next_due_ns() != u64::MAX {
                         self.fire_timers();
                     }
                 }
@@ -542,34 +576,50 @@ impl Cpu {
         moved
     }
 
+    /// A turn of the loop of a CPU that is held. Owner.
+    #[cold]
+    fn stand_still(&self) {
+        if self.backlog.get() != 0 {
+            self.flush_backlog();
+        }
+        self.sleep();
+    }
+
     /// Nothing is runnable: sleep until something is. Owner.
     fn idle(&self) {
-        let platform = self.node().platform();
-        if platform.interrupts_are_polled() && !self.timers.is_empty() {
+        let polled = self.node().platform().interrupts_are_polled();
+        if polled && self.next_due_ns() != u64::MAX {
             self.fire_timers();
             if !self.run_queue.is_empty() {
                 return;
             }
         }
+        if self.sleep() && polled && self.gate.get() == 0 {
+            self.fire_timers();
+        }
+    }
+
+    /// Sleeps until there is something to do. False: there was something. Owner.
+    fn sleep(&self) -> bool {
+        let platform = self.node().platform();
         for look in 1..=platform.idle_spin() {
-            if !self.inbox.is_quiet() || self.pending.load(Ordering::Relaxed) != 0 {
-                return;
+            let pending = self.pending.load(Ordering::Relaxed) != 0 && !self.is_held();
+            if !self.inbox.is_quiet() || pending {
+                return false;
             }
             if look.is_multiple_of(LOOKS_PER_PAUSE) {
                 core::hint::spin_loop();
             }
         }
         if self.backlog.get() != 0 && self.ask_for_room() {
-            return;
+            return false;
         }
         let Some(began_ns) = self.fall_asleep() else {
-            return;
+            return false;
         };
         platform.idle(self);
         self.wake_up(began_ns);
-        if platform.interrupts_are_polled() {
-            self.fire_timers();
-        }
+        true
     }
 
     /// Has the targets of the backlog tell this CPU when there is room. True: there was some already. Owner.
@@ -585,9 +635,17 @@ impl Cpu {
     fn fall_asleep(&self) -> Option<u64> {
         // Asleep, only what is really due may ring: the watchdog has nothing to watch.
         self.watch_ns.set(u64::MAX);
-        let earliest_ns = self.timers.earliest_ns();
-        if earliest_ns != self.armed_ns.get() {
-            self.set_hardware_timer(earliest_ns);
+        if self.reminders.due_ns() != u64::MAX {
+            self.reminders.forget_found(self);
+        }
+        // Held, nothing fires: the timer is set when it is let go.
+        let due_ns = if self.is_held() {
+            u64::MAX
+        } else {
+            self.earliest_due_ns()
+        };
+        if due_ns != self.armed_ns.get() {
+            self.set_hardware_timer(due_ns);
         }
         if !self.inbox.try_halt() {
             return None;

@@ -68,6 +68,20 @@ pub fn is_open() -> bool {
     current::try_current().is_some_and(|cpu| cpu.critical.get() != 0)
 }
 
+/// Called where a thread is about to wait. What runs in a hard section is a plain function, so it can get here only by
+/// polling a future itself; it would be the thread below that waits (trap 14).
+///
+/// # Panics
+/// In a hard section.
+#[inline]
+#[track_caller]
+pub(crate) fn assert_may_wait() {
+    assert!(
+        !is_hard(),
+        "nothing can wait in an interrupt handler or an IPI function"
+    );
+}
+
 /// True inside an interrupt handler or an IPI function: what runs there must be short and cannot await.
 pub fn is_hard() -> bool {
     current::try_current().is_some_and(|cpu| cpu.hard.get() != 0)

@@ -3,6 +3,7 @@
 //! Signals do not count: any number of them before a wait make that wait return once. The waiter then looks at
 //! everything there is and waits again.
 
+use crate::critical;
 use core::{
     future::poll_fn,
     sync::atomic::{AtomicBool, Ordering},
@@ -40,6 +41,7 @@ impl Event {
             if self.take() {
                 return Poll::Ready(());
             }
+            critical::assert_may_wait();
             self.waiter.register(context.waker());
             if self.take() {
                 Poll::Ready(())

@@ -14,6 +14,18 @@
 //! `compare_exchange`, that fails and the owner drains instead of halting. If it comes after, the sender reads HALTED
 //! and rings. No third case exists, so no wake is lost, and two awake CPUs exchange messages with no interrupt at all.
 //!
+//! A *passive* teller never rings, so the senders' bits do not say whether somebody did; RUNG does. Every other teller
+//! sets it with its own bit, and the one that finds it clear rings. HALTED is only ever set in a word that has nothing
+//! else in it, so of all who tell a sleeping owner passively exactly one finds no bit set: that one answers for it that
+//! the owner looks in time, the others rely on it (`ipi/passive.rs`):
+//!
+//! ```text
+//!   passive teller                           another teller                     owner, asleep
+//!   word |= my bit                           word |= its bit | RUNG             drains when it is rung, or
+//!   old word halted, no bits?                old word halted, no RUNG? ring     wakes up by itself
+//!   later: bits, and no RUNG? ring
+//! ```
+//!
 //! DragonFly keeps a mask, a poll-pending word and a re-test after the scan (`lwkt_ipiq`); here the mask *is* the
 //! poll-pending word, so there is nothing to re-test. See docs/decisions/inbox-word.md.
 
@@ -25,9 +37,19 @@ const HALTED: u64 = 1 << 63;
 const IN_USER: u64 = 1 << 62;
 /// Something came from outside of any CPU (a host thread).
 pub(crate) const OUTSIDE: u64 = 1 << 61;
+/// Somebody has rung the owner, or need not because it was awake.
+const RUNG: u64 = 1 << 60;
 /// Senders share bits when there are more CPUs than this.
 pub(crate) const SENDER_BITS: usize = 60;
 const SENDERS: u64 = OUTSIDE | ((1 << SENDER_BITS) - 1);
+/// The owner looks at its word only when it is rung.
+const AWAY: u64 = HALTED | IN_USER;
+
+/// What a word was before somebody told its owner: whether that one must ring.
+#[inline(always)]
+fn must_ring(before: u64) -> bool {
+    before & AWAY != 0 && before & RUNG == 0
+}
 
 /// The bit by which CPU number `sender` announces itself.
 #[cfg(not(loom))]
@@ -56,12 +78,45 @@ impl Inbox {
 
     /// Called by a sender after its message is in the ring. True: the owner sleeps and this sender must ring it.
     ///
-    /// Only the first teller of a sleeping owner rings; the others know that somebody did.
+    /// Only the first of those who tell a sleeping owner so rings; the others know that somebody did.
     #[must_use = "when true, ring the owner's doorbell or it sleeps on"]
     #[inline]
     pub fn tell(&self, bits: u64) -> bool {
+        must_ring(self.word.fetch_or(bits | RUNG, Ordering::AcqRel))
+    }
+
+    /// As [`tell`](Self::tell) without a doorbell. True: the owner sleeps, nobody has told it anything yet, and this
+    /// sender must [`remind`](Self::remind) it when the time is up.
+    #[must_use = "when true, remind the owner in time or it sleeps on"]
+    #[inline]
+    pub fn tell_passively(&self, bits: u64) -> bool {
+        let bits = if fault(Fault::PassiveTakesTheBell) {
+            bits | RUNG
+        } else {
+            bits
+        };
         let before = self.word.fetch_or(bits, Ordering::AcqRel);
-        before & (HALTED | IN_USER) != 0 && before & SENDERS == 0
+        before & AWAY != 0 && before & SENDERS == 0
+    }
+
+    /// Called by who told passively, when the time is up. True: the owner sleeps over it still; ring it.
+    #[must_use = "when true, ring the owner's doorbell or it sleeps on"]
+    pub fn remind(&self) -> bool {
+        // A word that says nothing here was collected since: what is told later has another one to answer for it.
+        self.is_told_passively() && must_ring(self.word.fetch_or(RUNG, Ordering::AcqRel))
+    }
+
+    /// True while the owner sleeps over something that it was told passively, and nobody has rung it.
+    #[inline]
+    pub fn is_told_passively(&self) -> bool {
+        let word = self.word.load(Ordering::Acquire);
+        word & AWAY != 0 && word & SENDERS != 0 && word & RUNG == 0
+    }
+
+    /// The bits of those who told the owner something that it has not collected; exact when nobody is at work.
+    #[cfg(not(loom))]
+    pub(crate) fn told(&self) -> u64 {
+        self.word.load(Ordering::Relaxed) & SENDERS
     }
 
     /// Called by the owner: becomes awake and takes the senders' bits.
@@ -100,8 +155,8 @@ impl Inbox {
             .is_ok()
     }
 
-    /// True while the owner sleeps and nobody has told it anything: the platform's last check before the
-    /// instruction that halts.
+    /// True while the owner sleeps and nobody has told it anything, not even passively: the platform's last check before
+    /// the instruction that halts. Who is awake anyway looks.
     #[inline]
     pub fn may_sleep(&self) -> bool {
         self.word.load(Ordering::Acquire) == HALTED
@@ -128,9 +183,31 @@ mod tests {
     }
 
     #[test]
+    fn a_passive_teller_neither_rings_nor_keeps_another_from_it() {
+        let inbox = Inbox::new();
+        assert!(!inbox.tell_passively(sender_bit(1)), "an awake owner looks");
+        assert!(!inbox.try_halt(), "before it halts, too");
+        assert_eq!(inbox.collect(), sender_bit(1));
+        assert!(inbox.try_halt());
+        assert!(!inbox.remind(), "there is nothing to be reminded of");
+        assert!(inbox.tell_passively(sender_bit(1)), "the first one answers");
+        assert!(!inbox.tell_passively(sender_bit(2)), "for all");
+        assert!(inbox.is_told_passively());
+        assert!(inbox.tell(sender_bit(3)), "nobody has rung yet");
+        assert!(!inbox.is_told_passively());
+        assert!(!inbox.remind(), "the bell is on its way");
+        assert_eq!(inbox.collect(), 7 << 1);
+        assert!(inbox.try_halt());
+        assert!(inbox.tell_passively(sender_bit(1)));
+        assert!(inbox.remind());
+        assert!(!inbox.remind(), "once");
+        assert!(!inbox.tell(sender_bit(2)));
+    }
+
+    #[test]
     fn senders_beyond_the_bits_share() {
         assert_eq!(sender_bit(0), sender_bit(60));
         assert_eq!(sender_bit(63), sender_bit(3));
-        assert_eq!(SENDERS & (HALTED | IN_USER), 0);
+        assert_eq!(SENDERS & (AWAY | RUNG), 0);
     }
 }

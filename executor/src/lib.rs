@@ -4,7 +4,8 @@
 //! - [`spawn`], [`spawn_on`], [`spawn_movable`]: threads. They stay on their CPU; only a movable one moves, by itself.
 //! - [`Port`], [`Message`]: requests that answer at once when they can.
 //! - [`Token`], [`Guarded`]: shared state, held exactly while its holder runs.
-//! - [`run_on`], [`chain`], [`send_to`]: plain functions on other CPUs, by IPI message.
+//! - [`run_on`], [`chain`], [`send_to`], [`synchronize`]: plain functions on other CPUs, by IPI message.
+//! - [`cpusync`]: functions that run while other CPUs stand still.
 //! - [`sleep`], [`interval`], [`timeout`], [`Event`], [`CpuLocal`], [`critical`].
 //! - [`slab`]: the per-CPU allocator. [`trace`]: what happened.
 //!
@@ -25,6 +26,7 @@ pub mod trace;
 #[doc(hidden)]
 pub mod parts {
     pub use crate::{
+        countdown::Countdown,
         inbox::Inbox,
         life::{Finish, Life},
         mark::WakeMark,
@@ -34,6 +36,7 @@ pub mod parts {
     };
 }
 
+mod countdown;
 mod inbox;
 mod life;
 mod mark;
@@ -49,8 +52,12 @@ mod whole {
         cpu::{Broken, Cpu, InterruptHandler, Name, Overrun, ThreadInfo},
         current::{current, try_current},
         event::Event,
-        ipi::{chain, run_on, send_to},
+        ipi::{
+            Sent, chain, run_on, run_on_all, run_on_mask, send_passive, send_to, send_to_mask,
+            sent_to, synchronize,
+        },
         local::CpuLocal,
+        mask::CpuMask,
         node::Node,
         platform::Platform,
         port::{Message, Pending, Port, PortRef, Put, Serve, Server},
@@ -73,6 +80,8 @@ mod call;
 #[cfg(not(loom))]
 mod cpu;
 #[cfg(not(loom))]
+pub mod cpusync;
+#[cfg(not(loom))]
 pub mod critical;
 #[cfg(not(loom))]
 mod current;
@@ -84,6 +93,8 @@ pub mod hosted;
 mod ipi;
 #[cfg(not(loom))]
 mod local;
+#[cfg(not(loom))]
+mod mask;
 #[cfg(not(loom))]
 mod node;
 #[cfg(not(loom))]

@@ -16,7 +16,11 @@
 //!
 //! Both swap one word: if the consumer's swap comes first, the sender's reads from it and sees the new head; if it
 //! comes second, it sees the wish. The consumer swaps only after a batch of at least half a ring: a ring that was full
-//! always has such a batch ahead of it. Source: DragonFly `lwkt_ipiq` (256 slots, flow control at one half).
+//! always has such a batch ahead of it.
+//!
+//! Who waits for a message to have run compares its number with `done`, which follows each message as the head precedes
+//! it. Source: DragonFly `lwkt_ipiq` (256 slots, flow control at one half, `ip_windex`, `ip_rindex`,
+//! `ip_xindex`).
 
 use crate::sync::{AtomicBool, AtomicUsize, CachePadded, Fault, Ordering, UnsafeCell, fault};
 use alloc::boxed::Box;
@@ -34,12 +38,21 @@ const HALF: usize = CAPACITY / 2;
 /// The ring. `push` is for the one producer, `take_batch` for the one consumer.
 #[derive(Debug)]
 pub struct Ring<T> {
-    head: CachePadded<AtomicUsize>,
+    head: CachePadded<Head>,
     tail: CachePadded<AtomicUsize>,
     /// The producer's copy of `head`; producer only.
     seen_head: UnsafeCell<usize>,
     want_room: AtomicBool,
     slots: Box<[UnsafeCell<MaybeUninit<T>>]>,
+}
+
+/// What the consumer writes.
+#[derive(Debug)]
+struct Head {
+    /// How many messages were taken.
+    taken: AtomicUsize,
+    /// How many were run to their end.
+    done: AtomicUsize,
 }
 
 // SAFETY: a slot between head and tail belongs to the consumer, every other to the producer; the release and acquire
@@ -54,7 +67,10 @@ impl<T> Ring<T> {
     )]
     pub fn new() -> Self {
         Self {
-            head: CachePadded(AtomicUsize::new(0)),
+            head: CachePadded(Head {
+                taken: AtomicUsize::new(0),
+                done: AtomicUsize::new(0),
+            }),
             tail: CachePadded(AtomicUsize::new(0)),
             seen_head: UnsafeCell::new(0),
             want_room: AtomicBool::new(false),
@@ -71,15 +87,8 @@ impl<T> Ring<T> {
     #[inline]
     pub unsafe fn push(&self, value: T) -> Result<usize, T> {
         let tail = self.tail.load(Ordering::Relaxed);
-        let full = self.seen_head.with_mut(|seen| {
-            // SAFETY: `seen_head` is the producer's own.
-            let seen = unsafe { &mut *seen };
-            if tail.wrapping_sub(*seen) == CAPACITY {
-                *seen = self.head.load(Ordering::Acquire);
-            }
-            tail.wrapping_sub(*seen) == CAPACITY
-        });
-        if full {
+        // SAFETY: the caller is the producer.
+        if unsafe { self.fill_above(CAPACITY - 1) } {
             return Err(value);
         }
         if fault(Fault::PublishBeforeWrite) {
@@ -89,6 +98,40 @@ impl<T> Ring<T> {
         self.slots[tail % CAPACITY].with_mut(|slot| unsafe { (*slot).write(value) });
         self.tail.store(tail.wrapping_add(1), Ordering::Release);
         Ok(tail)
+    }
+
+    /// True if more than `limit` messages wait, less than the capacity: the consumer's progress is looked up only when it
+    /// decides.
+    ///
+    /// # Safety
+    /// As [`push`](Self::push).
+    #[inline]
+    pub(crate) unsafe fn fill_above(&self, limit: usize) -> bool {
+        let tail = self.tail.load(Ordering::Relaxed);
+        self.seen_head.with_mut(|seen| {
+            // SAFETY: `seen_head` is the producer's own.
+            let seen = unsafe { &mut *seen };
+            if tail.wrapping_sub(*seen) > limit {
+                *seen = self.head.taken.load(Ordering::Acquire);
+            }
+            tail.wrapping_sub(*seen) > limit
+        })
+    }
+
+    /// How many messages were ever pushed. Exact for the producer.
+    pub fn pushed(&self) -> usize {
+        self.tail.load(Ordering::Relaxed)
+    }
+
+    /// True if the first `count` messages ever pushed were run to their end. What they did is seen by who reads true.
+    pub fn has_done(&self, count: usize) -> bool {
+        // Counts wrap; no two that are compared are half a number space apart.
+        self.head
+            .done
+            .load(Ordering::Acquire)
+            .wrapping_sub(count)
+            .cast_signed()
+            >= 0
     }
 
     /// Called by the producer that found the ring full: asks to be told when there is room.
@@ -112,17 +155,21 @@ impl<T> Ring<T> {
     /// Only the ring's one consumer calls this.
     #[must_use = "when true, the waiting sender must be told"]
     pub unsafe fn take_batch(&self, mut each: impl FnMut(usize, T)) -> bool {
-        let mut head = self.head.load(Ordering::Relaxed);
+        let mut head = self.head.taken.load(Ordering::Relaxed);
         let tail = self.tail.load(Ordering::Acquire);
         let count = tail.wrapping_sub(head);
+        if fault(Fault::DoneBeforeRun) {
+            self.head.done.store(tail, Ordering::Release);
+        }
         while head != tail {
             // SAFETY: head < tail: the producer has written this slot and published it, and will not touch it
             // before the head has passed it.
             let value =
                 self.slots[head % CAPACITY].with_mut(|slot| unsafe { (*slot).assume_init_read() });
             head = head.wrapping_add(1);
-            self.head.store(head, Ordering::Release);
+            self.head.taken.store(head, Ordering::Release);
             each(head.wrapping_sub(1), value);
+            self.head.done.store(head, Ordering::Release);
         }
         count >= HALF && self.want_room.swap(false, Ordering::AcqRel)
     }
@@ -130,7 +177,7 @@ impl<T> Ring<T> {
     /// True if a message waits; exact for the consumer, a hint for everybody else.
     #[inline]
     pub fn has_messages(&self) -> bool {
-        self.tail.load(Ordering::Acquire) != self.head.load(Ordering::Relaxed)
+        self.tail.load(Ordering::Acquire) != self.head.taken.load(Ordering::Relaxed)
     }
 }
 

@@ -51,6 +51,12 @@ stats! {
     doorbells_received,
     /// Messages that found their ring full and waited on the sender's side.
     ipi_backlogged,
+    /// IPI messages sent passively, for their target to find.
+    ipi_passive,
+    /// Cpusyncs that this CPU was master of.
+    cpusyncs,
+    /// Nanoseconds in which a cpusync held this CPU.
+    held_ns,
     /// Device interrupts.
     interrupts,
     /// Device interrupts of a line nobody registered.

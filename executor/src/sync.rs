@@ -82,6 +82,12 @@ pub enum Fault {
     EndWithoutMerge,
     /// A join handle that is polled again touches its waker while the thread may take it.
     KeepWaiting,
+    /// A passive teller makes the others believe that somebody has rung.
+    PassiveTakesTheBell,
+    /// The consumer says that messages are done before it has run them.
+    DoneBeforeRun,
+    /// A countdown's steps are relaxed: the last one does not see what the others did.
+    RelaxedCountdown,
 }
 
 /// True if the running model has planted `fault`.

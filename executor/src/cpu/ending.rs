@@ -4,7 +4,7 @@
 //! all Send: those that came too late, or never left a backlog, are dropped by whoever drops the node, and all of them
 //! before the first CPU goes, because what is dropped may wake and send once more.
 
-use super::{Cpu, PENDING_STOP};
+use super::{Cpu, STOPPING};
 use crate::{
     sync::Ordering,
     thread::{ThreadRef, flag},
@@ -14,12 +14,7 @@ use alloc::boxed::Box;
 impl Cpu {
     /// Ends the loop at its next turn. Owner; others use [`Node::stop`].
     pub(crate) fn stop(&self) {
-        self.pending.fetch_or(PENDING_STOP, Ordering::Relaxed);
-    }
-
-    #[inline]
-    pub(super) fn is_stopping(&self) -> bool {
-        self.pending.load(Ordering::Relaxed) & PENDING_STOP != 0
+        self.gate.set(self.gate.get() | STOPPING);
     }
 
     /// Drops the threads, timers and handlers that are left. Owner, outside of any poll.
@@ -72,6 +67,7 @@ impl Cpu {
                 }
             }
         }
+        some |= self.mastership.discard();
         self.outbound
             .iter()
             .fold(some, |some, outbound| outbound.discard() | some)

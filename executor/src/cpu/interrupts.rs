@@ -90,6 +90,14 @@ impl Cpu {
     ///
     /// The handler runs in a hard section, at once or, when the interrupt came in a critical section, at its end.
     ///
+    /// It cannot await (trap 14):
+    ///
+    /// ```compile_fail
+    /// # fn f(cpu: &executor::Cpu) {
+    /// cpu.on_interrupt(1, std::rc::Rc::new(async || executor::yield_now().await));
+    /// # }
+    /// ```
+    ///
     /// # Panics
     /// On another CPU.
     pub fn on_interrupt(&self, line: u8, handler: InterruptHandler) {
@@ -147,7 +155,7 @@ impl Cpu {
 
     /// Sets the hardware timer earlier if something is due earlier. Owner.
     pub(crate) fn arm_timer(&self) {
-        let wanted = self.timers.next_ns().min(match self.watch_ns.get() {
+        let wanted = self.next_due_ns().min(match self.watch_ns.get() {
             never if never >= u64::MAX - 1 => u64::MAX,
             watch => watch,
         });
@@ -183,6 +191,9 @@ impl Cpu {
             let late_us = ((now - due_ns) / 1000).min(u64::from(u32::MAX));
             self.record(trace::Event::TimerFire, 0, 0, late_us as u32);
             waker.wake();
+        }
+        if self.reminders.due_ns() <= now {
+            self.reminders.remind(self);
         }
         self.arm_timer();
     }

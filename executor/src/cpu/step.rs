@@ -4,15 +4,16 @@
 //! does the same through [`step`](Cpu::step), [`halt`](Cpu::halt) and [`wake`](Cpu::wake), whenever its seed says so.
 //! Between two steps it may look at what must hold there: [`at_rest`](Cpu::at_rest), [`left_behind`](Cpu::left_behind).
 
-use super::Cpu;
-use core::sync::atomic::Ordering;
+use super::{Cpu, STOPPING};
+use crate::{inbox::sender_bit, ipi::Message, ring::Ring};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 /// What a CPU about to sleep would leave undone, or a CPU between two polls still holds: a broken promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
     /// A thread is queued to run.
     Runnable,
-    /// A message is in a ring that nobody told of.
+    /// A message is in a ring that nobody told of, or a passive one that nobody will remind this CPU of.
     Message,
     /// An interrupt's work is to be done.
     Interrupt,
@@ -58,9 +59,12 @@ impl Cpu {
             self.drain();
             return true;
         }
-        if self.is_stopping() {
+        if self.gate.get() & STOPPING != 0 {
             self.abandon_threads();
             return false;
+        }
+        if self.is_held() {
+            return self.backlog.get() != 0 && self.flush_backlog();
         }
         if self.pending.load(Ordering::Relaxed) != 0 {
             self.replay();
@@ -142,13 +146,20 @@ impl Cpu {
     /// No CPU of the node runs meanwhile: one host thread drives them all by steps, and this is that thread, between two
     /// of them.
     pub unsafe fn left_behind(&self, armed_ns: Option<u64>) -> Option<Broken> {
-        let broken = if !self.run_queue.is_empty() {
+        let held = self.is_held();
+        let broken = if !self.run_queue.is_empty() && !held {
             Broken::Runnable
-        } else if self.pending.load(Ordering::Relaxed) != 0 {
+        } else if self.pending.load(Ordering::Relaxed) != 0 && !held {
             Broken::Interrupt
-        } else if !self.inbox.may_sleep() || !self.outside.is_empty() || self.has_messages() {
+        } else if self.sleeps_over_a_message() {
             Broken::Message
-        } else if armed_ns.unwrap_or(u64::MAX) != self.timers.earliest_ns() {
+        } else if armed_ns.unwrap_or(u64::MAX)
+            != if held {
+                u64::MAX
+            } else {
+                self.earliest_due_ns()
+            }
+        {
             Broken::Timer
         } else if self.backlog.get() != 0 && !self.outbound.iter().all(|out| out.is_expected()) {
             Broken::Backlog
@@ -158,11 +169,17 @@ impl Cpu {
         Some(broken)
     }
 
-    fn has_messages(&self) -> bool {
-        self.inbound.iter().any(|ring| {
+    /// True if there is a message that nobody will tell this CPU of, in time at least.
+    fn sleeps_over_a_message(&self) -> bool {
+        let told = self.inbox.told();
+        // A passive message may lie here, if somebody has promised to remind this CPU of it.
+        let reminded = || self.node().cpus().any(|cpu| cpu.reminders.has(self.id()));
+        let in_time = self.inbox.may_sleep() || self.inbox.is_told_passively() && reminded();
+        let untold = |(sender, ring): (usize, &AtomicPtr<Ring<Message>>)| {
             // SAFETY: a ring, once published, lives as long as its target.
-            unsafe { ring.load(Ordering::Acquire).as_ref() }
-                .is_some_and(crate::ring::Ring::has_messages)
-        })
+            let ring = unsafe { ring.load(Ordering::Acquire).as_ref() };
+            told & sender_bit(sender) == 0 && ring.is_some_and(Ring::has_messages)
+        };
+        !in_time || !self.outside.is_empty() || self.inbound.iter().enumerate().any(untold)
     }
 }

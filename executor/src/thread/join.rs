@@ -1,6 +1,7 @@
 //! The join handle: the one claim to a thread's output. See `life.rs` for the word that it shares with the thread.
 
 use super::{Block, Header, Stage, Thread, ThreadRef};
+use crate::critical;
 use core::{
     future::Future,
     mem::ManuallyDrop,
@@ -67,6 +68,9 @@ impl<T> JoinHandle<T> {
 impl<T> Future for JoinHandle<T> {
     type Output = T;
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        if !self.is_finished() {
+            critical::assert_may_wait();
+        }
         // SAFETY: this is the thread's one handle.
         if !unsafe { self.thread.life.poll(context.waker()) } {
             return Poll::Pending;

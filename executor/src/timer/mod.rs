@@ -47,11 +47,6 @@ impl Timers {
         self.next_ns.get()
     }
 
-    #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.next_ns.get() == u64::MAX
-    }
-
     /// What the hardware timer of a CPU that sleeps is set to: the earliest deadline, or where timers lie close together
     /// the moment to look at them again; `u64::MAX` if there is no timer.
     pub(crate) fn earliest_ns(&self) -> u64 {

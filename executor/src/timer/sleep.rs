@@ -4,7 +4,7 @@
 //! cancelled by an IPI message. A message that comes after the timer has fired finds that the key means nothing.
 
 use super::{now_ns, wheel::Key};
-use crate::{Cpu, CpuId, current, ipi};
+use crate::{Cpu, CpuId, critical, current, ipi};
 use core::{
     fmt,
     future::Future,
@@ -60,7 +60,8 @@ impl Sleep {
         if here.id() == cpu {
             drop(here.timers.remove(key));
         } else {
-            ipi::send_to(here.node().cpu(cpu), move |cpu: &Cpu| {
+            // Nobody waits for it: fired before it is found, it wakes a thread once too often.
+            ipi::send_passive(here.node().cpu(cpu), move |cpu: &Cpu| {
                 drop(cpu.timers.remove(key))
             });
         }
@@ -87,6 +88,7 @@ impl Future for Sleep {
         if now_ns >= self.deadline_ns {
             return Poll::Ready(());
         }
+        critical::assert_may_wait();
         let waker = context.waker().clone();
         let key = here.timers.insert(now_ns, self.deadline_ns, waker);
         self.timer = Some((here.id(), key));

@@ -1,7 +1,7 @@
 //! The futures that hold tokens, and the data that tokens guard.
 
 use super::word::{TokenWord, WAITER_BITS, Waiting};
-use crate::{Cpu, cpu::TOKEN_LOAD, current, stats::Counter, trace::Event};
+use crate::{Cpu, cpu::TOKEN_LOAD, critical, current, stats::Counter, trace::Event};
 use alloc::sync::{Arc, Weak};
 use core::{
     cell::{Cell, UnsafeCell},
@@ -279,6 +279,7 @@ impl<F: Future> Future for Scope<'_, F> {
         // SAFETY: `body` is never moved; the other fields are not pinned.
         let this = unsafe { self.get_unchecked_mut() };
         let here = current::current();
+        critical::assert_may_wait();
         let Some(taken) = take_all(here, this.tokens) else {
             this.tries += 1;
             return this.wait(here, context);

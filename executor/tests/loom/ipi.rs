@@ -73,6 +73,127 @@ fn two_senders_ring_a_sleeping_cpu_at_least_once_and_save_the_rest() {
 }
 
 #[test]
+fn trap_29_a_passive_message_does_not_cost_an_active_one_its_doorbell() {
+    // The passive sender never comes back, so the active one alone can wake the owner: it must not think that somebody
+    // rang because it finds a sender's bit.
+    check(
+        &[Fault::PassiveTakesTheBell, Fault::HaltWithoutCheck],
+        || {
+            let shared = Arc::new((Inbox::new(), Doorbell::default()));
+            let theirs = shared.clone();
+            let passive = thread::spawn(move || theirs.0.tell_passively(1));
+            let theirs = shared.clone();
+            let active = thread::spawn(move || {
+                if theirs.0.tell(2) {
+                    theirs.1.ring();
+                }
+            });
+            let mut bits = 0;
+            while bits & 2 == 0 {
+                bits |= shared.0.collect();
+                if bits & 2 == 0 && shared.0.try_halt() {
+                    shared.1.sleep();
+                }
+            }
+            let _ = passive.join().unwrap();
+            active.join().unwrap();
+            assert_eq!(bits | shared.0.collect(), 3);
+        },
+    );
+}
+
+#[test]
+fn trap_29_of_all_who_tell_a_sleeping_cpu_passively_one_reminds_it() {
+    check(
+        &[Fault::PassiveTakesTheBell, Fault::HaltWithoutCheck],
+        || {
+            let shared = Arc::new((Inbox::new(), Doorbell::default()));
+            let senders: Vec<_> = [1, 2]
+                .map(|bit| {
+                    let shared = shared.clone();
+                    thread::spawn(move || {
+                        // The time is up at once.
+                        if shared.0.tell_passively(bit) && shared.0.remind() {
+                            shared.1.ring();
+                        }
+                    })
+                })
+                .into();
+            let mut bits = 0;
+            while bits == 0 {
+                bits |= shared.0.collect();
+                if bits == 0 && shared.0.try_halt() {
+                    shared.1.sleep();
+                }
+            }
+            for sender in senders {
+                sender.join().unwrap();
+            }
+            assert_eq!(bits | shared.0.collect(), 3);
+        },
+    );
+}
+
+#[test]
+fn what_a_message_did_is_seen_by_who_finds_it_done() {
+    check(&[Fault::DoneBeforeRun], || {
+        let shared = Arc::new((Ring::new(), UnsafeCell::new(0)));
+        let theirs = shared.clone();
+        let target = thread::spawn(move || {
+            let mut handled = 0;
+            while handled < 2 {
+                // SAFETY: this model has one producer and one consumer, and this thread is the one; loom checks the access.
+                let _ = unsafe {
+                    theirs.0.take_batch(|_, value| {
+                        handled += 1;
+                        // The other side looks when the messages are done.
+                        theirs.1.with_mut(|did| *did += value);
+                    })
+                };
+                thread::yield_now();
+            }
+        });
+        for value in [1, 2] {
+            // SAFETY: this model has one producer and one consumer, and this thread is the one.
+            unsafe { shared.0.push(value) }.unwrap();
+        }
+        while !shared.0.has_done(2) {
+            thread::yield_now();
+        }
+        // SAFETY: loom checks the access.
+        assert_eq!(shared.1.with(|did| unsafe { *did }), 3);
+        target.join().unwrap();
+    });
+}
+
+#[test]
+fn the_last_of_a_countdown_sees_what_all_of_them_did() {
+    check(&[Fault::RelaxedCountdown], || {
+        let shared = Arc::new((Countdown::new(2), UnsafeCell::new(0), UnsafeCell::new(0)));
+        let other = shared.clone();
+        let end = |mine: &UnsafeCell<u32>, (left, one, two): &(Countdown, _, _)| {
+            // SAFETY: loom checks the access; each of the two has a cell of its own.
+            mine.with_mut(|did| unsafe { *did = 1 });
+            if left.count_down() {
+                let sum = |cells: [&UnsafeCell<u32>; 2]| -> u32 {
+                    // SAFETY: loom checks the access; the others have ended.
+                    cells
+                        .map(|cell| cell.with(|did| unsafe { *did }))
+                        .iter()
+                        .sum()
+                };
+                assert_eq!(sum([one, two]), 2);
+                return true;
+            }
+            false
+        };
+        let thread = thread::spawn(move || end(&other.1, &other));
+        let last = end(&shared.2, &shared);
+        assert_ne!(thread.join().unwrap(), last, "one of them is the last");
+    });
+}
+
+#[test]
 fn trap_28_a_sender_that_sleeps_over_a_full_ring_is_told_of_room() {
     check(&[Fault::SleepWithoutAsking], || {
         const MESSAGES: usize = CAPACITY + 1;

@@ -15,7 +15,9 @@ mod tokens;
 mod trace;
 
 use executor::{
-    parts::{CAPACITY, Finish, Inbox, Life, ReplySlot, Ring, TokenWord, Waiting, WakeMark},
+    parts::{
+        CAPACITY, Countdown, Finish, Inbox, Life, ReplySlot, Ring, TokenWord, Waiting, WakeMark,
+    },
     slab::{FreeNode, RemoteList, ZONE_SIZE, ZoneMap},
     sync::{Fault, planted},
     trace::{Event, Record, Ring as TraceRing},

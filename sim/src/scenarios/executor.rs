@@ -2,17 +2,21 @@
 //!
 //! The cast: nodes without a kernel, each with a few ports, tokens and events, and two dozen threads. The plot: each
 //! thread has a list of operations (sleep, yield, call, post, call and walk away, hold tokens over awaits, signal, run
-//! functions elsewhere, pass memory to another CPU, spawn and join, move). The end: every thread has come to its own,
+//! functions elsewhere, send with and without a doorbell, hold other CPUs, pass memory to another CPU, spawn and join,
+//! move). The end: every thread has come to its own,
 //! every message was handled once and in order, every node's memory is balanced.
 //!
 //! What must hold in the middle is checked by the threads themselves; what they find goes to the observer through
 //! [`Ledger`].
 
 mod ledger;
+mod messages;
 mod program;
 mod threads;
 
 use std::sync::Arc;
+
+use executor::CpuId;
 
 use super::{Options, Plan, Scenario};
 use crate::act::{Act, Timed, node_name};
@@ -103,9 +107,11 @@ impl Promises {
             }
             let host = world.host(node);
             for cpu in 0..host.settings.cpus {
+                // One that a cpusync holds is awake to messages alone.
                 let asleep = host
                     .running
                     .as_ref()
+                    .filter(|running| !running.node().cpu(CpuId(cpu as u16)).is_held())
                     .and_then(|running| running.sleeps(cpu));
                 let (Some(timer_ns), Some(earliest_ns)) = (asleep, ledger.earliest_ns(cpu as u16))
                 else {

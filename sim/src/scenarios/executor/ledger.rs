@@ -28,7 +28,10 @@ struct ThreadNotes {
     sleeps_until_ns: AtomicU64,
 }
 
-/// Messages of one CPU to one port.
+/// How long a passive message may lie before its target is reminded of it.
+const TICK_NS: u64 = 10_000_000;
+
+/// Messages of one CPU to one port, or to another CPU.
 #[derive(Default)]
 struct Lane {
     sent: AtomicU32,
@@ -47,6 +50,11 @@ pub struct Ledger {
     ports: usize,
     /// By sending CPU and port; those of urgent messages behind the others.
     lanes: Vec<Lane>,
+    cpus: usize,
+    /// By sending CPU and target.
+    direct: Vec<Lane>,
+    /// A bit for each CPU that a cpusync holds.
+    still: AtomicU64,
     events: Vec<EventNotes>,
     /// How many threads have not come to their end.
     left: AtomicU32,
@@ -68,6 +76,9 @@ impl Ledger {
             lanes: (0..cpus * 2 * program.ports.len())
                 .map(|_| Lane::default())
                 .collect(),
+            cpus,
+            direct: (0..cpus * cpus).map(|_| Lane::default()).collect(),
+            still: AtomicU64::new(0),
             events: (0..program.events.len())
                 .map(|_| EventNotes::default())
                 .collect(),
@@ -119,6 +130,11 @@ impl Ledger {
         if own != cpu {
             self.break_promise("a thread is polled by its owner only", || {
                 format!("thread {thread} of cpu{own} is polled by cpu{cpu}")
+            });
+        }
+        if self.still.load(Ordering::Relaxed) & 1 << cpu != 0 {
+            self.break_promise("no thread runs on a CPU that a cpusync holds", || {
+                format!("thread {thread} is polled by cpu{cpu}")
             });
         }
     }
@@ -176,6 +192,60 @@ impl Ledger {
                 "messages are handled once each, and in order per sender",
                 || format!("port {port} handles message {number} of cpu{cpu} after {before}"),
             );
+        }
+    }
+
+    fn pair(&self, from: u16, to: u16) -> &Lane {
+        &self.direct[usize::from(from) * self.cpus + usize::from(to)]
+    }
+
+    /// The number of the next message of a CPU to another one.
+    pub fn tells(&self, from: u16, to: u16) -> u32 {
+        self.pair(from, to).sent.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// How many there were.
+    pub fn told(&self, from: u16, to: u16) -> u32 {
+        self.pair(from, to).sent.load(Ordering::Relaxed)
+    }
+
+    /// How many of them have been run.
+    pub fn heard(&self, from: u16, to: u16) -> u32 {
+        self.pair(from, to).handled.load(Ordering::Relaxed)
+    }
+
+    /// A CPU runs message `number` of another one, which was sent so long ago.
+    pub fn hears(&self, from: u16, to: u16, number: u32, after_ns: u64) {
+        let before = self.pair(from, to).handled.fetch_add(1, Ordering::Relaxed);
+        if number != before + 1 {
+            self.break_promise("messages are run once each, and in order per pair", || {
+                format!("cpu{to} runs message {number} of cpu{from} after {before}")
+            });
+        }
+        if after_ns > TICK_NS + BOUND_NS {
+            self.break_promise("a message is run within a tick, or soon after", || {
+                format!("cpu{to} runs a message of cpu{from} {after_ns} ns later")
+            });
+        }
+    }
+
+    /// A master runs alone: no thread of these CPUs runs from now on.
+    pub fn stands_still(&self, bits: u64) {
+        let before = self.still.swap(bits, Ordering::Relaxed);
+        if before != 0 {
+            self.break_promise("cpusyncs do not overlap", || {
+                format!("{bits:#b} while {before:#b} are held")
+            });
+        }
+    }
+
+    /// A CPU that stood still runs its part, and goes on.
+    pub fn goes_on(&self, cpu: u16) {
+        let before = self.still.fetch_and(!(1 << cpu), Ordering::Relaxed);
+        if before & 1 << cpu == 0 {
+            self.break_promise("a cpusync runs its function once on each CPU", || {
+                format!("cpu{cpu} was not held")
+            });
         }
     }
 
@@ -261,6 +331,19 @@ impl Ledger {
                 return Some((
                     "messages are handled once each, and in order per sender",
                     format!("cpu{cpu} sent {sent} to port {port}, which handled {handled}"),
+                ));
+            }
+        }
+        for (at, lane) in self.direct.iter().enumerate() {
+            let (sent, handled) = (
+                lane.sent.load(Ordering::Relaxed),
+                lane.handled.load(Ordering::Relaxed),
+            );
+            if sent != handled {
+                let (from, to) = (at / self.cpus, at % self.cpus);
+                return Some((
+                    "messages are run once each, and in order per pair",
+                    format!("cpu{from} sent {sent} to cpu{to}, which ran {handled}"),
                 ));
             }
         }

@@ -46,6 +46,14 @@ pub enum Operation {
     },
     /// Spawns a thread there and waits for its end.
     Spawn { cpu: u16, sleeps: bool },
+    /// Sends so many messages to a CPU, with or without a doorbell.
+    Tell { cpu: u16, count: u32, passive: bool },
+    /// Waits until that CPU, or every CPU, has run what this one had sent it.
+    Settle { cpu: u16, everybody: bool },
+    /// Runs a function on every CPU at once.
+    Everywhere,
+    /// Holds these CPUs and its own while a function runs, or runs one on each of them without.
+    HoldStill { others: u64, quick: bool },
     /// Moves.
     Move(u16),
 }
@@ -139,7 +147,7 @@ fn invent(
 ) -> Operation {
     let cpu = random.below(cpus as u64) as u16;
     let port = random.below(ports as u64) as usize;
-    match random.below(17) {
+    match random.below(22) {
         0 => {
             let limit_ns = *random.pick(&[1_000, 100_000, 5 * MS]);
             Operation::Sleep(random.below(limit_ns))
@@ -174,6 +182,20 @@ fn invent(
         15 => Operation::Spawn {
             cpu,
             sleeps: random.below(2) == 0,
+        },
+        16 | 17 => Operation::Tell {
+            cpu,
+            count: *random.pick(&[1, 1, 2, 10, 70, 300]),
+            passive: random.below(3) != 0,
+        },
+        18 => Operation::Settle {
+            cpu,
+            everybody: random.below(3) == 0,
+        },
+        19 if random.below(4) == 0 => Operation::Everywhere,
+        19 => Operation::HoldStill {
+            others: random.below(1 << cpus),
+            quick: random.below(4) == 0,
         },
         _ => Operation::Move(cpu),
     }

@@ -16,6 +16,7 @@ use executor::{
 use futures_util::future::{Either, select};
 
 use super::ledger::Ledger;
+use super::messages;
 use super::program::{Operation, Program};
 
 /// How long a waiter waits before it looks whether the program is over.
@@ -461,6 +462,18 @@ async fn common(shared: &Shared, number: usize, operation: &Operation, cpus: u16
                     format!("{there}, not cpu{cpu}")
                 });
             }
+        }
+        Operation::Tell {
+            cpu,
+            count,
+            passive,
+        } => messages::tell(ledger, cpu, count, passive),
+        Operation::Settle { cpu, everybody } => {
+            messages::settle(ledger, cpu, everybody, cpus).await;
+        }
+        Operation::Everywhere => messages::everywhere(ledger, cpus).await,
+        Operation::HoldStill { others, quick } => {
+            messages::hold_still(ledger, others, quick).await;
         }
         Operation::Hold { .. } | Operation::Section | Operation::Move(_) => {}
     }

@@ -1,0 +1,36 @@
+//! A countdown: of those who do a thing together, each on its CPU, the last one to end knows that it is the last.
+//!
+//! ```text
+//!   each of them                              the last of them
+//!   do its part                               do its part
+//!   left -= 1   (fetch_sub, release)          left -= 1   (fetch_sub, acquire): it was 1
+//!                                             go on, with what all of them did in sight
+//! ```
+//!
+//! The subtractions of one word form a release sequence, so the last one acquires from every other. Nobody waits here:
+//! whoever comes last does what is to be done next, and may free what they share. Source: the acknowledgement mask of
+//! DragonFly `lwkt_cpusync`, where the master spins for it.
+
+use crate::sync::{AtomicUsize, Fault, Ordering, fault};
+
+/// How many have still to end.
+#[derive(Debug)]
+pub struct Countdown(AtomicUsize);
+
+impl Countdown {
+    /// `count` will end; at least 1.
+    pub fn new(count: usize) -> Self {
+        Self(AtomicUsize::new(count))
+    }
+
+    /// One has ended. True: it was the last. Each of them calls this once.
+    #[must_use = "when true, nobody else does what comes next"]
+    pub fn count_down(&self) -> bool {
+        let order = if fault(Fault::RelaxedCountdown) {
+            Ordering::Relaxed
+        } else {
+            Ordering::AcqRel
+        };
+        self.0.fetch_sub(1, order) == 1
+    }
+}

@@ -1,0 +1,117 @@
+//! Messages about threads: wakes, and threads on their way to a new owner.
+//!
+//! A wake names its thread (DragonFly's `wakeup` names an address, and each CPU looks for sleepers on it), so there is no
+//! table of sleepers, nothing to collide in it, and no mask of CPUs to read in time; see docs/decisions/wakes.md.
+
+use super::{Message, Urgency, send};
+use crate::{
+    Cpu, current,
+    thread::{Header, ThreadRef, flag},
+};
+use core::{ptr, sync::atomic::Ordering};
+
+/// The current CPU and the running thread in a message's second word, for the trace.
+fn pack_waker() -> usize {
+    let (cpu, thread) = current::try_current().map_or((0xff, 0), |here| {
+        (usize::from(here.id().0 as u8), here.running_id() as usize)
+    });
+    cpu | thread << 8
+}
+
+/// What [`pack_waker`] has packed.
+fn unpack_waker(b: usize) -> Option<(u8, u32)> {
+    Some((b as u8, (b >> 8) as u32))
+}
+
+/// Wakes a thread that began to wait on `target` for what has just been stored: a reply. Nothing of the thread is
+/// touched here, not even its mark, for there is one such message for each reply.
+pub(crate) fn send_reply_wake(target: &Cpu, thread: ThreadRef) {
+    /// # Safety
+    /// `a` is a counted thread pointer.
+    unsafe fn run(cpu: Option<&Cpu>, a: usize, b: usize) {
+        // SAFETY: made below; run once.
+        let thread = unsafe { ThreadRef::from_raw(ptr::with_exposed_provenance(a)) };
+        let Some(cpu) = cpu else { return };
+        if ptr::eq(thread.owner.load(Ordering::Acquire), cpu) {
+            cpu.schedule_for(&thread, unpack_waker(b));
+        } else {
+            // It has moved on.
+            thread.wake();
+        }
+    }
+    let header: *const Header = thread.into_raw();
+    send(
+        target,
+        Message {
+            run,
+            a: header.expose_provenance(),
+            b: pack_waker(),
+        },
+        Urgency::Active,
+    );
+}
+
+/// Wakes a thread that belongs to another CPU. The reference travels with the message.
+pub(crate) fn send_wake(target: *const Cpu, thread: ThreadRef) {
+    /// # Safety
+    /// `a` is a counted thread pointer.
+    unsafe fn run(cpu: Option<&Cpu>, a: usize, b: usize) {
+        // SAFETY: made below; run once.
+        let thread = unsafe { ThreadRef::from_raw(ptr::with_exposed_provenance(a)) };
+        let Some(cpu) = cpu else { return };
+        let owner = thread.owner.load(Ordering::Acquire);
+        if !ptr::eq(owner, cpu) {
+            // It has moved on: chase it. The mark stays set, so there is still one message.
+            send_wake(owner, thread);
+            return;
+        }
+        // Cleared before it is scheduled, never after (see mark.rs).
+        thread
+            .mark
+            .clear(|| cpu.schedule_for(&thread, unpack_waker(b)));
+    }
+    // SAFETY: the owner of a thread that has not ended is alive: a node abandons its threads before it drops its CPUs,
+    // and `Header::wake` goes no further once a thread has ended.
+    let target = unsafe { &*target };
+    let header: *const Header = thread.into_raw();
+    send(
+        target,
+        Message {
+            run,
+            a: header.expose_provenance(),
+            b: pack_waker(),
+        },
+        Urgency::Active,
+    );
+}
+
+/// Hands a thread to its new owner. `owner` already names it.
+pub(crate) fn send_arrival(target: &Cpu, thread: ThreadRef) {
+    /// # Safety
+    /// `a` is a counted thread pointer, whose owner is `cpu`.
+    unsafe fn run(cpu: Option<&Cpu>, a: usize, _: usize) {
+        // SAFETY: made below; run once.
+        let thread = unsafe { ThreadRef::from_raw(ptr::with_exposed_provenance(a)) };
+        let Some(cpu) = cpu else {
+            // SAFETY: it is in transit, so it has no owner but this message. What is dropped here may be dropped
+            // anywhere: a closure that was sent, or a future that may move.
+            unsafe { thread.abandon() };
+            return;
+        };
+        // One that moves is in transit; any other is new, and is made here as far as the trace goes.
+        if thread.is(flag::NEW) {
+            cpu.record_spawn(&thread);
+        }
+        cpu.adopt(thread);
+    }
+    let header: *const Header = thread.into_raw();
+    send(
+        target,
+        Message {
+            run,
+            a: header.expose_provenance(),
+            b: 0,
+        },
+        Urgency::Active,
+    );
+}
