@@ -27,8 +27,9 @@ pub mod parts {
     pub use crate::{
         inbox::Inbox,
         mark::WakeMark,
-        reply::ReplySlot,
+        reply::{ReplySlot, Stored},
         ring::{CAPACITY, Ring},
+        room::Room,
         token::{TokenWord, Waiting},
     };
 }
@@ -37,6 +38,7 @@ mod inbox;
 mod mark;
 mod reply;
 mod ring;
+mod room;
 mod token;
 
 #[cfg(not(loom))]
@@ -51,7 +53,10 @@ mod whole {
         local::CpuLocal,
         node::Node,
         platform::Platform,
-        port::{Message, Pending, Port, PortRef, Put, Serve, Server},
+        port::{
+            Answer, Full, Message, Pending, Port, PortRef, PortSet, Put, PutPort, PutRef, Receipt,
+            Receive, ReplyPort, Serve, Server,
+        },
         runqueue::Priority,
         spawn::{
             Builder, Migrate, Mobile, Yield, spawn, spawn_anywhere, spawn_movable, spawn_on,

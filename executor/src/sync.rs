@@ -76,6 +76,12 @@ pub enum Fault {
     ReadWithoutRecheck,
     /// A full ring's sender sleeps without asking for room.
     SleepWithoutAsking,
+    /// An abort looks whether the server watches before it is set, not with it.
+    AbortWithoutSwap,
+    /// A caller looks for its reply before it leaves, not with it.
+    LeaveWithoutSwap,
+    /// A sender takes a place by a look and an addition.
+    EnterWithoutExchange,
 }
 
 /// True if the running model has planted `fault`.
