@@ -132,7 +132,7 @@ impl<R> ReplySlot<R> {
     /// Only the slot's one replier calls this, before its reply, never from two threads at once.
     pub unsafe fn watch(&self, watcher: &Waker) -> Poll<()> {
         let mut state = self.state.load(Ordering::Acquire);
-        if state & WATCHED != 0 {
+        if state & WATCHED != 0 && !fault(Fault::WatchWithoutTakingBack) {
             // Watched before: take the field back before touching it.
             state = self.state.fetch_and(!WATCHED, Ordering::AcqRel);
         }
