@@ -289,6 +289,7 @@ impl<S: Server> fmt::Debug for Port<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Port")
             .field("queued", &self.queued())
+            .field("readers", &self.own().queue.readers())
             .finish_non_exhaustive()
     }
 }

@@ -1,13 +1,13 @@
 //! Aborts: a caller that goes away, or asks the server to stop, at every state of its message (traps 39 to 41).
 
 use executor::{
-    Call, CpuId, Message, Pending, Port, PortRef, Put, Serve, Server, current, current_cpu, hosted,
-    now_ns, sleep, spawn, spawn_on, yield_now,
+    Call, CpuId, Message, Pending, Port, PortRef, Put, Serve, Server, current, current_cpu, sleep,
+    spawn, spawn_on, yield_now,
 };
 use futures_util::future::{Either, select};
 use std::{
     future::poll_fn,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -15,6 +15,10 @@ use std::{
     task::Poll,
     time::Duration,
 };
+
+mod support;
+
+use support::{poll_once, run, until};
 
 /// Carries something that is counted, there and back.
 struct Job(Arc<()>);
@@ -42,17 +46,8 @@ impl Serve<Job> for Worker {
     }
 }
 
-/// Waits for the thing itself, with a limit.
-async fn until(what: &str, is_so: impl Fn() -> bool) {
-    let limit_ns = now_ns() + 20_000_000_000;
-    while !is_so() {
-        assert!(now_ns() < limit_ns, "never came: {what}");
-        yield_now().await;
-    }
-}
-
 async fn is_pending<R>(call: &mut Call<R>) -> bool {
-    poll_fn(|context| Poll::Ready(Pin::new(&mut *call).poll(context).is_pending())).await
+    poll_once(call).await.is_pending()
 }
 
 /// How far a message goes before its caller acts.
@@ -137,7 +132,7 @@ async fn two_desks(cpu: u16, stages: Arc<Stages>) -> PortRef<Worker> {
 fn trap_39_a_caller_may_go_away_or_abort_at_every_state() {
     let token = Arc::new(());
     let ours = token.clone();
-    hosted::run(2, || async move {
+    run(2, || async move {
         for cpu in [0, 1] {
             let stages = Arc::new(Stages::default());
             stages.allow(QUEUED);
@@ -181,7 +176,7 @@ fn trap_39_a_caller_may_go_away_or_abort_at_every_state() {
 
 #[test]
 fn trap_40_an_abort_is_asked_once_and_the_caller_waits_for_whatever_comes() {
-    hosted::run(2, || async {
+    run(2, || async {
         let told = Arc::new(AtomicU32::new(0));
         let count = told.clone();
         let port = spawn_on(CpuId(1), "open", move || async move {
@@ -227,7 +222,7 @@ fn trap_40_an_abort_is_asked_once_and_the_caller_waits_for_whatever_comes() {
 
 #[test]
 fn trap_41_an_abort_that_races_with_the_reply_does_nothing_or_is_seen() {
-    hosted::run(2, || async {
+    run(2, || async {
         let port = spawn_on(CpuId(1), "open", || async {
             let port = Port::new(Worker { at_once: false });
             let handle = port.handle();
@@ -245,7 +240,7 @@ fn trap_41_an_abort_that_races_with_the_reply_does_nothing_or_is_seen() {
                         .await;
                     }
                     let token = pending.message().0.clone();
-                    pending.reply((u32::from(turn % 7 == 0), token));
+                    pending.reply((u32::from(turn.is_multiple_of(7)), token));
                 }
             })
             .detach();
@@ -255,7 +250,7 @@ fn trap_41_an_abort_that_races_with_the_reply_does_nothing_or_is_seen() {
         let token = Arc::new(());
         for round in 0..100_000u32 {
             let mut call = port.call(Job(token.clone()));
-            if round % 2 == 0 {
+            if round.is_multiple_of(2) {
                 let _ = is_pending(&mut call).await && {
                     for _ in 0..round % 64 {
                         std::hint::spin_loop();
@@ -269,7 +264,7 @@ fn trap_41_an_abort_that_races_with_the_reply_does_nothing_or_is_seen() {
                     std::hint::spin_loop();
                 }
                 call.abort();
-                if round % 3 == 0 {
+                if round.is_multiple_of(3) {
                     drop(call);
                 } else {
                     call.await;
@@ -282,7 +277,7 @@ fn trap_41_an_abort_that_races_with_the_reply_does_nothing_or_is_seen() {
 
 #[test]
 fn a_server_that_waits_for_something_else_is_told_of_an_abort() {
-    hosted::run(2, || async {
+    run(2, || async {
         let port = spawn_on(CpuId(1), "open", || async {
             let port = Port::new(Worker { at_once: false });
             let handle = port.handle();
@@ -316,7 +311,7 @@ fn a_server_that_waits_for_something_else_is_told_of_an_abort() {
 
 #[test]
 fn a_server_that_holds_many_messages_finds_the_one_that_is_aborted() {
-    hosted::run(2, || async {
+    run(2, || async {
         let held = Arc::new(AtomicU32::new(0));
         let count = held.clone();
         let port = spawn_on(CpuId(1), "open", || async {
@@ -366,7 +361,7 @@ fn a_server_that_holds_many_messages_finds_the_one_that_is_aborted() {
 fn a_server_that_loses_a_message_whose_caller_asked_to_abort_is_told_so() {
     // Whoever asks to abort waits on: the message may not be dropped as if its caller had gone.
     let lost = std::panic::catch_unwind(|| {
-        hosted::run(1, || async {
+        run(1, || async {
             let port = Port::new(Worker { at_once: false });
             let call = port.call(Job(Arc::default()));
             call.abort();
@@ -375,7 +370,7 @@ fn a_server_that_loses_a_message_whose_caller_asked_to_abort_is_told_so() {
         });
     });
     assert!(lost.is_err());
-    hosted::run(1, || async {
+    run(1, || async {
         let port = Port::new(Worker { at_once: false });
         drop(port.call(Job(Arc::default())));
         drop(port.try_receive());

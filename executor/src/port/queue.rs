@@ -78,6 +78,11 @@ impl<W> Queue<W> {
         self.queued.get() as usize
     }
 
+    /// How many readers wait.
+    pub(super) fn readers(&self) -> usize {
+        self.readers.borrow().len()
+    }
+
     /// True if nothing is linked that a message, with priority or without, must not overtake.
     #[inline(always)]
     pub(super) fn lets_pass(&self, urgent: bool) -> bool {
