@@ -177,17 +177,17 @@ fn trap_39_a_caller_may_go_away_or_abort_at_every_state() {
 #[test]
 fn trap_40_an_abort_is_asked_once_and_the_caller_waits_for_whatever_comes() {
     run(2, || async {
-        let told = Arc::new(AtomicU32::new(0));
-        let count = told.clone();
+        let stages = Arc::new(Stages::default());
+        let theirs = stages.clone();
         let port = spawn_on(CpuId(1), "open", move || async move {
             let port = Port::new(Worker { at_once: false });
             let handle = port.handle();
             spawn("deaf", async move {
                 let mut pending = port.receive().await;
                 pending.aborted().await;
-                count.fetch_add(1, Ordering::Release);
+                theirs.reach(TAKEN);
                 // A server may finish all the same, and in its own time.
-                sleep(Duration::from_millis(5)).await;
+                theirs.step(REPLIED).await;
                 assert!(pending.is_aborted());
                 let token = pending.message().0.clone();
                 pending.reply((7, token));
@@ -205,12 +205,13 @@ fn trap_40_an_abort_is_asked_once_and_the_caller_waits_for_whatever_comes() {
             1,
             "two signals, one abort"
         );
-        until("the server is told", || told.load(Ordering::Acquire) == 1).await;
+        until("the server is told", || stages.has_reached(TAKEN)).await;
         assert!(
             is_pending(&mut call).await,
             "nothing but a reply ends a call"
         );
         call.abort();
+        stages.allow(REPLIED);
         assert_eq!(
             call.await.0,
             7,
@@ -278,11 +279,14 @@ fn trap_41_an_abort_that_races_with_the_reply_does_nothing_or_is_seen() {
 #[test]
 fn a_server_that_waits_for_something_else_is_told_of_an_abort() {
     run(2, || async {
-        let port = spawn_on(CpuId(1), "open", || async {
+        let stages = Arc::new(Stages::default());
+        let theirs = stages.clone();
+        let port = spawn_on(CpuId(1), "open", move || async move {
             let port = Port::new(Worker { at_once: false });
             let handle = port.handle();
             spawn("sleeper", async move {
                 let mut pending = port.receive().await;
+                theirs.reach(TAKEN);
                 let began = current().poll_count();
                 let hours = sleep(Duration::from_secs(3600));
                 let told = matches!(
@@ -303,7 +307,8 @@ fn a_server_that_waits_for_something_else_is_told_of_an_abort() {
         .await;
         let mut call = port.call(Job(Arc::default()));
         assert!(is_pending(&mut call).await);
-        sleep(Duration::from_millis(2)).await;
+        until("the server sleeps", || stages.has_reached(TAKEN)).await;
+        executor::run_on(CpuId(1), |_| ()).await;
         call.abort();
         assert_eq!(call.await.0, 4);
     });

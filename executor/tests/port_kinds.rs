@@ -117,6 +117,20 @@ fn a_thousand_outstanding_messages_are_told_apart_by_their_keys() {
     });
 }
 
+#[test]
+fn what_is_sent_or_handed_on_to_a_node_that_is_gone_is_gone_too() {
+    let left = hosted::run(1, || async { Port::new(Doubler).handle() });
+    run(1, || async move {
+        let replies = ReplyPort::for_replies();
+        left.send(Double(2), &replies, ());
+        let port = Port::new(Doubler);
+        let call = port.call(Double(1));
+        left.forward(port.try_receive().expect("queued"));
+        yield_now().await;
+        assert!(!call.is_done() && replies.try_receive().is_none());
+    });
+}
+
 /// Answers from memory, always.
 struct Clock {
     asked: Cell<u32>,
@@ -282,6 +296,20 @@ fn trap_44_a_receipt_comes_after_the_link_and_before_any_reader() {
             1,
             "none for an answer at once"
         );
+        // Before any reader, also before one that waits: what the receipt takes, nobody was promised.
+        let mut waits = port.receive();
+        assert!(poll_once(&mut waits).await.is_pending());
+        let early = port.clone();
+        let call = port.call(Parcel {
+            receipt: Some(Box::new(move || {
+                let pending = early.try_receive().expect("promised already");
+                pending.reply(());
+            })),
+            at_once: false,
+            received: received.clone(),
+        });
+        call.await;
+        assert!(poll_once(&mut waits).await.is_pending());
     });
 }
 

@@ -1,8 +1,8 @@
 //! Ports with many readers, of this CPU and of others, and ports with a bound.
 
 use executor::{
-    CpuId, Full, Message, Pending, Port, PortRef, Put, Receive, Serve, Server, current,
-    current_cpu, spawn, spawn_movable, spawn_on, yield_now,
+    CpuId, Full, JoinHandle, Message, Pending, Port, PortRef, Put, Receive, Serve, Server, current,
+    current_cpu, run_on, spawn, spawn_movable, spawn_on, yield_now,
 };
 use std::{
     pin::pin,
@@ -189,7 +189,7 @@ fn readers_are_served_in_the_order_of_their_waiting() {
         for number in 0..12 {
             // The one that was served last waits again before the next message comes.
             until("the far reader waits", || waits.load(Ordering::Acquire)).await;
-            executor::run_on(CpuId(1), |_| ()).await;
+            run_on(CpuId(1), |_| ()).await;
             if number % 4 == 3 {
                 waits.store(false, Ordering::Release);
             }
@@ -237,26 +237,41 @@ fn a_reader_that_goes_away_with_a_promise_passes_it_on() {
     });
 }
 
+/// A reader of CPU 1 that waits in the line of `port`, and goes away when it is told to, whatever it was given by then.
+struct FarReader {
+    leave: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl FarReader {
+    async fn new(port: &Port<Belt>) -> Self {
+        let far = port.handle();
+        let (waits, leave) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let (told, may) = (waits.clone(), Arc::<AtomicBool>::clone(&leave));
+        let thread = spawn_on(CpuId(1), "far", move || async move {
+            let mut receive = Box::pin(far.receive());
+            assert!(poll_once(&mut receive).await.is_pending());
+            told.store(true, Ordering::Release);
+            until("leave to go", || may.load(Ordering::Acquire)).await;
+        });
+        until("it waits", || waits.load(Ordering::Acquire)).await;
+        // Its request came before this answer.
+        run_on(CpuId(1), |_| ()).await;
+        Self { leave, thread }
+    }
+
+    async fn go_away(self) {
+        self.leave.store(true, Ordering::Release);
+        self.thread.await;
+    }
+}
+
 #[test]
 fn a_message_that_was_handed_to_a_far_reader_comes_back_when_that_has_gone() {
     run(2, || async {
         let port = Port::bounded(Belt, 3);
         for urgent in [false, true] {
-            let far = port.handle();
-            let (waits, go) = (
-                Arc::new(AtomicBool::new(false)),
-                Arc::new(AtomicBool::new(false)),
-            );
-            let (told, may) = (waits.clone(), go.clone());
-            let reader = spawn_on(CpuId(1), "far", move || async move {
-                let mut receive = Box::pin(far.receive());
-                assert!(poll_once(&mut receive).await.is_pending());
-                told.store(true, Ordering::Release);
-                until("leave", || may.load(Ordering::Acquire)).await;
-                drop(receive);
-            });
-            until("it waits", || waits.load(Ordering::Acquire)).await;
-            executor::run_on(CpuId(1), |_| ()).await;
+            let far = FarReader::new(&port).await;
             if urgent {
                 port.handle().post(Rush(1));
             } else {
@@ -265,8 +280,7 @@ fn a_message_that_was_handed_to_a_far_reader_comes_back_when_that_has_gone() {
             assert_eq!(port.queued(), 0, "it is over there");
             port.handle().post(Item(2));
             port.handle().post(Rush(3));
-            go.store(true, Ordering::Release);
-            reader.await;
+            far.go_away().await;
             until("it comes back", || port.queued() == 3).await;
             assert!(
                 port.handle().try_post(Item(9)).is_err(),
@@ -279,6 +293,19 @@ fn a_message_that_was_handed_to_a_far_reader_comes_back_when_that_has_gone() {
                 "before its like"
             );
         }
+    });
+}
+
+#[test]
+fn a_message_that_comes_back_goes_to_who_waits() {
+    run(2, || async {
+        let port = Port::new(Belt);
+        let far = FarReader::new(&port).await;
+        port.handle().post(Item(1));
+        let mut near = port.receive();
+        assert!(is_waiting(&mut near).await);
+        far.go_away().await;
+        assert_eq!(near.await.take(), 1);
     });
 }
 
