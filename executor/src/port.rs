@@ -148,6 +148,7 @@ impl<S: Server> Own<S> {
     }
 
     /// Queues a message, gives its receipt and tells the readers. Any context. Room was made for it.
+    #[inline]
     fn enqueue<M: Message>(&self, mut pending: Pending<M>, entrance: Option<Slot<()>>)
     where
         S: Serve<M>,

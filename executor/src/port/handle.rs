@@ -164,6 +164,7 @@ impl<S: Server> PortRef<S> {
     }
 
     /// Queues a message that nobody waits for. Room was made for it.
+    #[inline]
     pub(super) fn queue_post<M>(&self, message: M, entrance: Option<Slot<()>>)
     where
         M: Message<Reply = ()> + Send,
@@ -174,6 +175,7 @@ impl<S: Server> PortRef<S> {
     }
 
     /// Brings a message to the owner, which queues it by `queue`.
+    #[inline]
     pub(super) fn carry<M>(
         &self,
         pending: Pending<M>,

@@ -92,6 +92,7 @@ impl<W> Queue<W> {
 
     /// Links a message behind its like; [`offer`](Self::offer) tells the readers. `entrance` is answered when the message has
     /// room. In a critical section.
+    #[inline(always)]
     pub(super) fn link(&self, message: W, urgent: bool, entrance: Option<Slot<()>>) {
         let index = if urgent {
             self.urgent.get()
@@ -113,14 +114,27 @@ impl<W> Queue<W> {
         }
     }
 
+    #[inline(always)]
     fn insert(&self, index: u32, message: W, urgent: bool) {
-        self.messages.borrow_mut().insert(index as usize, message);
+        let mut messages = self.messages.borrow_mut();
+        if index == self.queued.get() {
+            messages.push_back(message);
+        } else {
+            messages.insert(index as usize, message);
+        }
         self.queued.set(self.queued.get() + 1);
         self.urgent.set(self.urgent.get() + u32::from(urgent));
     }
 
+    #[inline(always)]
     fn remove(&self, index: usize) -> Option<Linked<W>> {
-        let message = self.messages.borrow_mut().remove(index)?;
+        let mut messages = self.messages.borrow_mut();
+        let message = if index == 0 {
+            messages.pop_front()?
+        } else {
+            messages.remove(index)?
+        };
+        drop(messages);
         let urgent = index < self.urgent.get() as usize;
         self.queued.set(self.queued.get() - 1);
         self.urgent.set(self.urgent.get() - u32::from(urgent));
@@ -158,6 +172,7 @@ impl<W> Queue<W> {
     }
 
     /// The first message, unless all are promised.
+    #[inline(always)]
     pub(super) fn try_receive(&self) -> Option<W> {
         critical::section(|| {
             if self.queued.get() <= self.promised.get() {
@@ -176,6 +191,7 @@ impl<W> Queue<W> {
     }
 
     /// The next message, for a thread of this CPU.
+    #[inline]
     pub(super) fn receive(&self) -> Receive<'_, W> {
         Receive {
             queue: self,
@@ -192,6 +208,7 @@ impl<W> Queue<W> {
     }
 
     /// Takes the promise that a woken reader has. None if its message was withdrawn. In a critical section.
+    #[inline]
     pub(super) fn collect(&self) -> Option<W> {
         self.promised.set(self.promised.get() - 1);
         self.remove(0).map(|linked| linked.message)
@@ -264,6 +281,7 @@ pub struct Receive<'q, W> {
 
 impl<W> Future for Receive<'_, W> {
     type Output = W;
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<W> {
         let queue = self.queue;
         // One section: a post from an interrupt handler must not come between the look and the place in the line.
@@ -294,6 +312,7 @@ impl<W> Future for Receive<'_, W> {
 }
 
 impl<W> Drop for Receive<'_, W> {
+    #[inline]
     fn drop(&mut self) {
         if let Some(own) = self.ticket {
             self.queue
