@@ -5,7 +5,11 @@
 //! allocation and one cache line each way. The inline paths are inlined always: a `Call` returned in memory is written
 //! in parts and read back as a whole, a stall longer than all the rest of an inline answer.
 
-use crate::{Cpu, critical, ipi, reply::ReplySlot, thread::ThreadRef};
+use crate::{
+    Cpu, critical, current, ipi,
+    reply::{ReplySlot, Stored},
+    thread::ThreadRef,
+};
 use alloc::sync::Arc;
 use core::{
     fmt,
@@ -52,6 +56,24 @@ impl<R> Call<R> {
             State::Waiting(slot) => slot.reply.is_done(),
         }
     }
+
+    /// Asks the server to abort, once; the answer is awaited as before, and is whatever the server makes of it (DragonFly:
+    /// `lwkt_abortmsg`). A request and never a promise: too late, or a second time, it does nothing.
+    ///
+    /// The server is told on its own CPU, where it waits in [`Pending::aborted`](crate::Pending::aborted).
+    pub fn abort(&self) {
+        if let State::Waiting(slot) = &self.state
+            && slot.reply.abort()
+        {
+            count_abort();
+        }
+    }
+}
+
+fn count_abort() {
+    if let Some(here) = current::try_current() {
+        here.stats.ports_aborted.add(1);
+    }
 }
 
 impl<R> fmt::Debug for Call<R> {
@@ -80,11 +102,17 @@ impl<R> Future for Call<R> {
 
 impl<R> Drop for Call<R> {
     fn drop(&mut self) {
-        if let State::Waiting(slot) = &self.state
-            && !slot.reply.is_done()
-        {
-            slot.reply.abort();
+        let State::Waiting(slot) = &self.state else {
+            return;
+        };
+        if slot.reply.is_done() {
+            return;
         }
+        if !slot.reply.is_aborted() {
+            count_abort();
+        }
+        // SAFETY: this future is the slot's one caller, and polls no more.
+        drop(unsafe { slot.reply.leave() });
     }
 }
 
@@ -110,7 +138,7 @@ impl<T> Cargo for T {}
 pub(crate) type Slot<R> = Arc<Flight<R, dyn Cargo>>;
 
 impl<R, C> Flight<R, C> {
-    /// `caller` is the current CPU if its node is the server's; else null, for it may be gone before the reply comes.
+    /// `caller` is the current CPU if its node is the server's; else null (see `Home::caller`).
     pub(crate) fn new(caller: *const Cpu, cargo: C) -> Arc<Self> {
         Arc::new(Self {
             reply: ReplySlot::default(),
@@ -124,12 +152,17 @@ impl<R> Flight<R, dyn Cargo> {
     /// Stores the reply and wakes the caller. A caller on another CPU is woken by a message to that CPU: its thread is
     /// touched over there alone, which spares the thread's cache lines two journeys.
     ///
+    /// # Errors
+    /// The reply, when the caller has gone.
+    ///
     /// # Safety
     /// Called at most once per flight.
-    pub(crate) unsafe fn answer(&self, here: Option<&Cpu>, reply: R) {
+    pub(crate) unsafe fn answer(&self, here: Option<&Cpu>, reply: R) -> Result<(), R> {
         // SAFETY: the caller's promise.
-        let Some(waker) = (unsafe { self.reply.store(reply) }) else {
-            return;
+        let waker = match unsafe { self.reply.store(reply) } {
+            Stored::Kept => return Ok(()),
+            Stored::Refused(reply) => return Err(reply),
+            Stored::Wake(waker) => waker,
         };
         // SAFETY: a caller's CPU outlives the running of its node, as the owner of a thread does (see `ipi::send_wake`).
         let caller = unsafe { self.caller.as_ref() };
@@ -142,5 +175,6 @@ impl<R> Flight<R, dyn Cargo> {
             }
             _ => waker.wake(),
         }
+        Ok(())
     }
 }

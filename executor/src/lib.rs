@@ -30,8 +30,9 @@ pub mod parts {
         inbox::Inbox,
         life::{Finish, Life},
         mark::WakeMark,
-        reply::ReplySlot,
+        reply::{ReplySlot, Stored},
         ring::{CAPACITY, Ring},
+        room::Room,
         token::{TokenWord, Waiting},
     };
 }
@@ -42,6 +43,7 @@ mod life;
 mod mark;
 mod reply;
 mod ring;
+mod room;
 mod token;
 
 #[cfg(not(loom))]
@@ -60,7 +62,10 @@ mod whole {
         mask::CpuMask,
         node::Node,
         platform::Platform,
-        port::{Message, Pending, Port, PortRef, Put, Serve, Server},
+        port::{
+            Answer, Full, Message, Pending, Port, PortRef, PortSet, Put, PutPort, PutRef, Receipt,
+            Receive, ReplyPort, Serve, Server,
+        },
         runqueue::Priority,
         spawn::{
             Builder, Migrate, Mobile, Yield, spawn, spawn_anywhere, spawn_movable, spawn_on,

@@ -77,6 +77,10 @@ stats! {
     ports_inline,
     /// Port messages queued.
     ports_queued,
+    /// Port messages that found their port full, and waited for room or were given back.
+    ports_full,
+    /// Calls whose caller asked to abort, or went away, before the reply.
+    ports_aborted,
     /// Times a token was found taken.
     tokens_contended,
 }

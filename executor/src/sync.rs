@@ -88,6 +88,14 @@ pub enum Fault {
     DoneBeforeRun,
     /// A countdown's steps are relaxed: the last one does not see what the others did.
     RelaxedCountdown,
+    /// An abort looks whether the server watches before it is set, not with it.
+    AbortWithoutSwap,
+    /// A server that watches for an abort changes its waker without taking it back first.
+    WatchWithoutTakingBack,
+    /// A caller looks for its reply before it leaves, not with it.
+    LeaveWithoutSwap,
+    /// A sender takes a place by a look and an addition.
+    EnterWithoutExchange,
 }
 
 /// True if the running model has planted `fault`.

@@ -1,8 +1,9 @@
 //! How threads are ordered, end, and are seen by others.
 
 use executor::{
-    Builder, CpuId, Priority, Thread, Token, critical, current, current_cpu, exit, hosted, run_on,
-    send_to, set_priority, sleep, spawn, spawn_on, yield_now,
+    Builder, CpuId, Message, Pending, Port, Priority, Put, Serve, Server, Thread, Token, critical,
+    current, current_cpu, exit, hosted, run_on, send_to, set_priority, sleep, spawn, spawn_on,
+    yield_now,
 };
 use futures_util::future::{Either, select};
 use std::{
@@ -281,6 +282,46 @@ fn what_a_thread_uses_is_counted_and_readable_from_everywhere() {
         assert!(account.run_ns >= 1_000_000, "{account:?}");
         let passed_ns = executor::now_ns() - began_ns;
         assert!(account.run_ns < passed_ns, "{account:?} in {passed_ns} ns");
+    });
+}
+
+struct Note;
+impl Message for Note {
+    type Reply = ();
+}
+struct Notes;
+impl Server for Notes {
+    type Work = Pending<Note>;
+}
+impl Serve<Note> for Notes {
+    fn put(&self, note: Note) -> Put<Note> {
+        Put::Later(note)
+    }
+    fn queue(pending: Pending<Note>) -> Pending<Note> {
+        pending
+    }
+}
+
+#[test]
+fn the_messages_that_a_thread_takes_from_ports_are_counted() {
+    hosted::run(1, || async {
+        let port = Port::new(Notes);
+        let handle = port.handle();
+        let reader = spawn("reader", async move {
+            for _ in 0..3 {
+                port.receive().await.reply(());
+            }
+            while port.try_receive().is_none() {
+                yield_now().await;
+            }
+            Thread::current().account().messages
+        });
+        for _ in 0..3 {
+            handle.call(Note).await;
+        }
+        handle.post(Note);
+        assert_eq!(reader.await, 4);
+        assert_eq!(Thread::current().account().messages, 0);
     });
 }
 

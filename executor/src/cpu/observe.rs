@@ -112,6 +112,15 @@ impl Cpu {
         unsafe { self.running.get().as_ref() }.map_or(0, |thread| thread.id)
     }
 
+    /// The running thread has taken a message from a port. Owner.
+    #[inline]
+    pub(crate) fn count_message(&self) {
+        // SAFETY: what runs is alive.
+        if let Some(thread) = unsafe { self.running.get().as_ref() } {
+            thread.messages.add(1);
+        }
+    }
+
     /// How many threads this CPU owns. Owner.
     ///
     /// # Panics

@@ -3,9 +3,14 @@
 //! The reply is owed by value: a [`Pending`] is consumed by the answer, handed on to another port, or complains when it is
 //! dropped while its caller waits.
 
-use super::{Message, Put, Serve};
-use crate::{call::Slot, current, trace::Event};
-use core::fmt;
+use super::{Message, Put, Serve, reply_port::Land};
+use crate::{CpuId, call::Slot, current, trace::Event};
+use alloc::boxed::Box;
+use core::{
+    fmt,
+    future::poll_fn,
+    task::{Context, Poll},
+};
 
 /// A queued message, which its server owes exactly one reply.
 ///
@@ -16,11 +21,29 @@ use core::fmt;
 pub struct Pending<M: Message> {
     pub(super) message: Option<M>,
     pub(super) id: u32,
-    /// None for a posted message.
-    pub(super) slot: Option<Slot<M::Reply>>,
+    pub(super) reply_to: ReplyTo<M::Reply>,
+}
+
+/// Who gets the reply.
+pub(super) enum ReplyTo<R> {
+    /// The message was posted.
+    Nobody,
+    /// It was called.
+    Caller(Slot<R>),
+    /// It was sent.
+    Port(Box<dyn Land<R>>),
 }
 
 impl<M: Message> Pending<M> {
+    /// A message that is about to be queued at a port of `cpu`.
+    pub(super) fn new(cpu: CpuId, message: M, reply_to: ReplyTo<M::Reply>) -> Self {
+        Self {
+            message: Some(message),
+            id: super::number(cpu),
+            reply_to,
+        }
+    }
+
     /// The message.
     pub fn message(&self) -> &M {
         self.message
@@ -28,23 +51,47 @@ impl<M: Message> Pending<M> {
             .expect("taken only by reply and serve, which consume the Pending")
     }
 
-    /// True if the caller has gone away: finishing or undoing is the server's choice. A reply is due all the same.
+    /// True if the caller has asked to abort or has gone away: finishing or undoing is the server's choice. A reply is due
+    /// all the same.
     pub fn is_aborted(&self) -> bool {
-        self.slot
-            .as_ref()
-            .is_some_and(|slot| slot.reply.is_aborted())
+        matches!(&self.reply_to, ReplyTo::Caller(slot) if slot.reply.is_aborted())
+    }
+
+    /// Waits until the caller asks to abort or goes away; for ever, if that never happens. For a thread that has begun to
+    /// serve the message and waits for something else meanwhile. The caller's abort wakes it on its own CPU, wherever the
+    /// message has been handed on to (DragonFly: the message's abort function).
+    pub async fn aborted(&mut self) {
+        poll_fn(|context| self.poll_aborted(context)).await;
+    }
+
+    /// As [`aborted`](Self::aborted), for a thread that holds many messages: it polls them all, and is woken to search them
+    /// when one is aborted.
+    pub fn poll_aborted(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match &self.reply_to {
+            // SAFETY: whoever has the Pending is the slot's replier, and has it to itself.
+            ReplyTo::Caller(slot) => unsafe { slot.reply.watch(context.waker()) },
+            ReplyTo::Nobody | ReplyTo::Port(_) => Poll::Pending,
+        }
     }
 
     /// Answers the message.
     pub fn reply(mut self, reply: M::Reply) {
         self.message = None;
-        if let Some(slot) = self.slot.take() {
-            let here = current::try_current();
-            if let Some(here) = here {
-                here.record(Event::PortReply, 0, here.running_id(), self.id);
+        let reply_to = self.take_reply_to();
+        if matches!(reply_to, ReplyTo::Nobody) {
+            return;
+        }
+        let here = current::try_current();
+        if let Some(here) = here {
+            here.record(Event::PortReply, 0, here.running_id(), self.id);
+        }
+        match reply_to {
+            ReplyTo::Nobody => {}
+            ReplyTo::Caller(slot) => {
+                // SAFETY: the slot was in this Pending and is out of it: one reply. A caller that has gone needs none.
+                let _ = unsafe { slot.answer(here, reply) };
             }
-            // SAFETY: the slot was in this Pending and is out of it: one reply.
-            unsafe { slot.answer(here, reply) };
+            ReplyTo::Port(landing) => landing.land(reply),
         }
     }
 
@@ -65,15 +112,24 @@ impl<M: Message> Pending<M> {
             }
         }
     }
+
+    /// From here on nobody is owed anything.
+    pub(super) fn take_reply_to(&mut self) -> ReplyTo<M::Reply> {
+        core::mem::replace(&mut self.reply_to, ReplyTo::Nobody)
+    }
 }
 
 impl<M: Message> Drop for Pending<M> {
     fn drop(&mut self) {
-        let Some(slot) = &self.slot else { return };
+        let is_owed = match &self.reply_to {
+            ReplyTo::Nobody => false,
+            ReplyTo::Caller(slot) => !slot.reply.is_gone(),
+            ReplyTo::Port(_) => true,
+        };
         // In a poll, a server lost a message; outside of one, its CPU is stopping.
-        let in_poll = current::try_current().is_some_and(|here| here.running_id() != 0);
+        let in_poll = || current::try_current().is_some_and(|here| here.running_id() != 0);
         assert!(
-            slot.reply.is_aborted() || !in_poll,
+            !is_owed || !in_poll(),
             "a server dropped a message without a reply, and its caller waits"
         );
     }

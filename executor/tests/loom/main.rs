@@ -16,7 +16,8 @@ mod trace;
 
 use executor::{
     parts::{
-        CAPACITY, Countdown, Finish, Inbox, Life, ReplySlot, Ring, TokenWord, Waiting, WakeMark,
+        CAPACITY, Countdown, Finish, Inbox, Life, ReplySlot, Ring, Room, Stored, TokenWord,
+        Waiting, WakeMark,
     },
     slab::{FreeNode, RemoteList, ZONE_SIZE, ZoneMap},
     sync::{Fault, planted},
