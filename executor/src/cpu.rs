@@ -49,9 +49,6 @@ const POLL_TURNS: u32 = 64;
 /// What a held token adds to a CPU's `inline_load`: more than any depth of inline handlers.
 pub(crate) const TOKEN_LOAD: u32 = 1 << 8;
 
-/// How often an idle CPU looks at its inbox between two pauses.
-const LOOKS_PER_PAUSE: u32 = 16;
-
 /// In a CPU's `watched`, beside the trace classes: the run time of threads is counted.
 pub(crate) const ACCOUNTING: u32 = 1 << 31;
 
@@ -59,6 +56,7 @@ pub(crate) const ACCOUNTING: u32 = 1 << 31;
 pub type InterruptHandler = Rc<dyn Fn()>;
 
 mod ending;
+mod idle;
 mod interrupts;
 mod observe;
 mod step;
@@ -251,23 +249,6 @@ impl Cpu {
     #[inline]
     pub fn may_sleep(&self) -> bool {
         self.inbox.may_sleep() && (self.pending.load(Ordering::Relaxed) == 0 || self.is_held())
-    }
-
-    /// True while a cpusync holds this CPU: nothing but messages is handled. Owner.
-    #[inline]
-    pub fn is_held(&self) -> bool {
-        self.gate.get() & HELD != 0
-    }
-
-    /// When the timer must interrupt next, to the nanosecond; `u64::MAX` for never. Owner.
-    fn earliest_due_ns(&self) -> u64 {
-        self.timers.earliest_ns().min(self.reminders.due_ns())
-    }
-
-    /// A time before which the timer need not interrupt; `u64::MAX` for never. Owner.
-    #[inline]
-    fn next_due_ns(&self) -> u64 {
-        self.timers.next_ns().min(self.reminders.due_ns())
     }
 
     /// Runs this CPU's threads until the node stops, then drops what is left of them. Owner.
@@ -574,96 +555,6 @@ impl Cpu {
             }
         }
         moved
-    }
-
-    /// A turn of the loop of a CPU that is held. Owner.
-    #[cold]
-    fn stand_still(&self) {
-        if self.backlog.get() != 0 {
-            self.flush_backlog();
-        }
-        self.sleep();
-    }
-
-    /// Nothing is runnable: sleep until something is. Owner.
-    fn idle(&self) {
-        let polled = self.node().platform().interrupts_are_polled();
-        if polled && self.next_due_ns() != u64::MAX {
-            self.fire_timers();
-            if !self.run_queue.is_empty() {
-                return;
-            }
-        }
-        if self.sleep() && polled && self.gate.get() == 0 {
-            self.fire_timers();
-        }
-    }
-
-    /// Sleeps until there is something to do. False: there was something. Owner.
-    fn sleep(&self) -> bool {
-        let platform = self.node().platform();
-        for look in 1..=platform.idle_spin() {
-            let pending = self.pending.load(Ordering::Relaxed) != 0 && !self.is_held();
-            if !self.inbox.is_quiet() || pending {
-                return false;
-            }
-            if look.is_multiple_of(LOOKS_PER_PAUSE) {
-                core::hint::spin_loop();
-            }
-        }
-        if self.backlog.get() != 0 && self.ask_for_room() {
-            return false;
-        }
-        let Some(began_ns) = self.fall_asleep() else {
-            return false;
-        };
-        platform.idle(self);
-        self.wake_up(began_ns);
-        true
-    }
-
-    /// Has the targets of the backlog tell this CPU when there is room. True: there was some already. Owner.
-    fn ask_for_room(&self) -> bool {
-        for outbound in &self.outbound {
-            outbound.ask_for_room();
-        }
-        self.flush_backlog()
-    }
-
-    /// Gets ready to sleep: the hardware timer is set to what is due next, the inbox is halted. The time, or None if
-    /// something came in and must be drained instead.
-    fn fall_asleep(&self) -> Option<u64> {
-        // Asleep, only what is really due may ring: the watchdog has nothing to watch.
-        self.watch_ns.set(u64::MAX);
-        if self.reminders.due_ns() != u64::MAX {
-            self.reminders.forget_found(self);
-        }
-        // Held, nothing fires: the timer is set when it is let go.
-        let due_ns = if self.is_held() {
-            u64::MAX
-        } else {
-            self.earliest_due_ns()
-        };
-        if due_ns != self.armed_ns.get() {
-            self.set_hardware_timer(due_ns);
-        }
-        if !self.inbox.try_halt() {
-            return None;
-        }
-        let began_ns = self.node().clock_ns();
-        self.record_at(began_ns, trace::Event::IdleBegin, 0, 0, 0);
-        self.stats.halts.add(1);
-        Some(began_ns)
-    }
-
-    /// Awake again since now; asleep since `began_ns`.
-    fn wake_up(&self, began_ns: u64) {
-        let ended_ns = self.node().clock_ns();
-        self.now_ns.set(ended_ns);
-        self.stats.idle_ns.add(ended_ns.saturating_sub(began_ns));
-        self.record_at(ended_ns, trace::Event::IdleEnd, 0, 0, 0);
-        // Takes HALTED back, and whatever came with it.
-        self.drain();
     }
 
     /// Sends the running thread to `target` when its poll ends. Owner, in a poll.
