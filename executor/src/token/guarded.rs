@@ -89,7 +89,7 @@ impl Token {
     /// True while what runs on `here`, the current CPU, holds it exclusively.
     #[inline]
     pub(super) fn is_exclusive_on(&self, here: &Cpu) -> bool {
-        self.0.word.is_exclusive_of(here.address())
+        self.0.word.is_exclusive_of(here.holder())
     }
 }
 
@@ -143,6 +143,15 @@ impl WeakToken {
 }
 
 /// Data that is touched only under a token.
+///
+/// It may be shared with other CPUs if the data may be sent to them:
+///
+/// ```compile_fail
+/// # fn f(t: &executor::Token) {
+/// let g = std::sync::Arc::new(executor::Guarded::new(t, std::rc::Rc::new(1)));
+/// executor::spawn_on(executor::CpuId(1), "other", move || async move { drop(g) }).detach();
+/// # }
+/// ```
 pub struct Guarded<T> {
     token: Token,
     /// Borrows in progress under an exclusive hold. Under a shared one there are none but shared borrows.
@@ -232,7 +241,11 @@ impl<T> Guarded<T> {
     #[track_caller]
     fn refuse(&self, here: &Cpu) -> ! {
         let shared = here.shares(&self.token);
-        let how = if shared { "is only shared" } else { "is not held" };
+        let how = if shared {
+            "is only shared"
+        } else {
+            "is not held"
+        };
         panic!("token {} {how} here", self.token.name())
     }
 }

@@ -43,13 +43,24 @@ pub use pool::TokenPool;
 #[cfg(not(loom))]
 pub use scope::{Claim, hold_all};
 
+/// Added to the address of a CPU that takes a token in a hard section.
+#[cfg(not(loom))]
+const HARD: usize = 2;
+
 #[cfg(not(loom))]
 impl crate::Cpu {
-    /// What names this CPU in a token's word: even, and not 0.
+    /// What names this CPU among those that wait for a token. Not 0.
     #[inline]
     fn address(&self) -> usize {
-        const { assert!(align_of::<Self>() > 1) };
         core::ptr::from_ref(self).addr()
+    }
+
+    /// What names, in a token's word, the holder that runs here now: the CPU's address, and whether it is in a hard
+    /// section. An interrupt handler or IPI function is not the thread below it (trap 3). Even, and not 0. Owner.
+    #[inline]
+    fn holder(&self) -> usize {
+        const { assert!(align_of::<Self>() > HARD) };
+        self.address() | if self.hard.get() == 0 { 0 } else { HARD }
     }
 
     /// True while the poll in progress holds any token. Owner.

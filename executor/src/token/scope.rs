@@ -79,10 +79,7 @@ impl Token {
     ///
     /// # Panics
     /// As [`hold`](Self::hold), but for a token that this thread shares: there it is `None`.
-    pub async fn try_hold<R>(
-        &self,
-        body: impl for<'s> AsyncFnOnce(Held<'s>) -> R,
-    ) -> Option<R> {
+    pub async fn try_hold<R>(&self, body: impl for<'s> AsyncFnOnce(Held<'s>) -> R) -> Option<R> {
         let mut scope = pin!(self.hold(body));
         let mut started = false;
         poll_fn(|context| {
@@ -207,8 +204,8 @@ fn under<'t, const N: usize, R>(
             }
         }
     }
-    if let Some(wait) = wait.filter(|wait| wait.is_some()) {
-        wait.take().map(|wait| wait.end(here));
+    if let Some(wait @ Some(_)) = wait {
+        end_of(wait, here);
     }
     if here.traces(Event::TokenTaken) {
         trace(here, Event::TokenTaken, ours);
@@ -250,6 +247,14 @@ fn give_back<const N: usize>(here: &Cpu, ours: [Option<Claim<'_>>; N], load: u32
     here.inline_load.set(load);
 }
 
+/// The wait is over: the tokens are held.
+#[cold]
+fn end_of(wait: &mut Option<Wait<'_>>, here: &Cpu) {
+    if let Some(wait) = wait.take() {
+        wait.end(here);
+    }
+}
+
 #[cold]
 fn trace<const N: usize>(here: &Cpu, event: Event, claims: [Option<Claim<'_>>; N]) {
     for claim in claims.into_iter().flatten() {
@@ -266,7 +271,7 @@ fn take_exclusive(
     wait: Option<&Option<Wait<'_>>>,
 ) -> Result<bool, Found> {
     let token = claim.token;
-    if let Err(found) = token.0.word.try_take(here.address()) {
+    if let Err(found) = token.0.word.try_take(here.holder()) {
         return enter_again(here, found);
     }
     if token.0.word.wanted_by() != 0 && !keep(here, claim, wait) {
@@ -277,23 +282,20 @@ fn take_exclusive(
     Ok(true)
 }
 
-/// Just taken, and wanted: true to keep it, and with it the wish is granted or overruled.
+/// Just taken, and wanted: true to keep it.
 #[cold]
 fn keep(here: &Cpu, claim: Claim<'_>, wait: Option<&Option<Wait<'_>>>) -> bool {
-    let word = &claim.token.0.word;
-    if wait.is_some_and(|wait| lets_pass(here, claim, wait.as_ref())) {
-        word.release();
-        return false;
+    let keeps = !wait.is_some_and(|wait| lets_pass(here, claim, wait.as_ref()));
+    if !keeps {
+        claim.token.0.word.release();
     }
-    word.forget(word.wanted_by());
-    true
+    keeps
 }
 
 /// Found held exclusively: by this thread further up the stack, or by somebody to wait for.
 #[cold]
 fn enter_again(here: &Cpu, found: Found) -> Result<bool, Found> {
-    // An interrupt handler or IPI function is not the thread below it.
-    if found == Found::Exclusive(here.address()) && here.hard.get() == 0 {
+    if found == Found::Exclusive(here.holder()) {
         Ok(false)
     } else {
         Err(found)
@@ -311,7 +313,9 @@ fn take_shared(
     if here.shares(token) {
         return Ok(false);
     }
-    if token.0.word.wanted_by() != 0 && wait.is_some_and(|wait| lets_pass(here, claim, wait.as_ref())) {
+    if token.0.word.wanted_by() != 0
+        && wait.is_some_and(|wait| lets_pass(here, claim, wait.as_ref()))
+    {
         return Err(Found::Wanted);
     }
     match token.0.word.try_share() {

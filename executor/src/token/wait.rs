@@ -10,23 +10,20 @@
 //! | from [`ASK_AFTER`] | asks the holder's CPU by IPI message and sleeps until the answer, which comes between two polls, when nothing is held |
 //!
 //! Who finds a token wanted by another CPU lets it pass: it does not take the token, for at most [`DEFERENCE`] turns, and
-//! a reader not as long as other readers hold it. Not bound to that: who holds another token (trap 7: it might be what
-//! the waiter waits for), who wants it as well, and who only tries.
+//! a reader not as long as other readers hold it. Not bound to that is who only tries, a reader that holds another token
+//! (trap 7: it might be what the waiter waits for), and a thread that itself wants a token. If that thread's outer scope
+//! let others pass, its inner one, which wants, would not even be polled, and two such threads would wait for each other.
 //!
-//! So for a thread that waits for an exclusive hold, whatever others do: after [`PATIENCE`] turns, each CPU can take the token
-//! once more at most, as long as its own CPU comes round to it within [`DEFERENCE`] turns of theirs. The bound on deference
-//! is there for a wish that nobody comes for: a scope that is kept but not polled any more. A scope that is dropped
+//! So a thread waits for an exclusive hold for no longer than this: [`PATIENCE`] turns; then for the holds in progress to
+//! end, a poll each; then for those that have waited as long. A CPU that gives the token back and takes it again at once is
+//! a newcomer each time, as long as the waiter's CPU comes round to it within [`DEFERENCE`] turns of that CPU. That limit is
+//! there for a wish that nobody comes for: a scope that is kept but not polled any more. A scope that is dropped
 //! takes its wish back (trap 8).
 
-use super::{Token, scope::Claim, word::Found};
-use crate::{Cpu, run_on, trace::Event};
+use super::{HARD, Token, scope::Claim, word::Found};
+use crate::{Cpu, run_on, thread::Header, trace::Event};
 use alloc::boxed::Box;
-use core::{
-    future::Future,
-    pin::Pin,
-    sync::atomic::Ordering,
-    task::Context,
-};
+use core::{future::Future, pin::Pin, ptr, sync::atomic::Ordering, task::Context};
 
 /// Turns after which a waiter tries at each turn, and wants what it waits for.
 const PATIENCE: u32 = 256;
@@ -34,6 +31,8 @@ const PATIENCE: u32 = 256;
 const ASK_AFTER: u32 = 1024;
 /// Turns for which others let a waiter pass: longer than it takes to wake its CPU.
 const DEFERENCE: u32 = 4096;
+
+type Asked = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What a scope remembers from the first try that failed to the one that succeeds.
 pub(super) struct Wait<'t> {
@@ -45,7 +44,7 @@ pub(super) struct Wait<'t> {
     /// The address of the CPU as which it wants `token`; 0 if it does not.
     wants_as: usize,
     /// The answer of the holder's CPU.
-    asked: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    asked: Option<Asked>,
 }
 
 impl<'t> Wait<'t> {
@@ -107,6 +106,9 @@ impl<'t> Wait<'t> {
             if !claim.shared {
                 token.0.word.want(here.address());
                 self.wants_as = here.address();
+                if let Some(thread) = running(here) {
+                    thread.missed_token.set(thread.polls.get());
+                }
             }
             if self.turns >= ASK_AFTER && self.ask(here, found, context) {
                 return;
@@ -118,15 +120,14 @@ impl<'t> Wait<'t> {
     /// Asks the CPU that holds the token. True: the answer will wake. A CPU of another node is not asked, nor are those
     /// that share a token, which the word only counts.
     fn ask(&mut self, here: &Cpu, found: Found, context: &mut Context<'_>) -> bool {
-        let Found::Exclusive(address) = found else {
+        let Found::Exclusive(holder) = found else {
             return false;
         };
-        let holder = here.node().cpus().find(|cpu| cpu.address() == address);
-        let Some(holder) = holder.filter(|cpu| cpu.address() != here.address()) else {
+        let mut others = here.node().cpus().filter(|cpu| !ptr::eq(*cpu, here));
+        let Some(cpu) = others.find(|cpu| cpu.address() == holder & !HARD) else {
             return false;
         };
-        let mut asked: Pin<Box<dyn Future<Output = ()> + Send>> =
-            Box::pin(run_on(holder.id(), |_| ()));
+        let mut asked: Asked = Box::pin(run_on(cpu.id(), |_| ()));
         let pending = asked.as_mut().poll(context).is_pending();
         if pending {
             self.asked = Some(asked);
@@ -140,6 +141,10 @@ impl<'t> Wait<'t> {
         let waited_ns = here.node().clock_ns().saturating_sub(self.began_ns);
         let counter = &self.token.0.waited_ns;
         counter.fetch_add(waited_ns, Ordering::Relaxed);
+        // From now on it is a newcomer again.
+        if let Some(thread) = running(here) {
+            thread.missed_token.set(0);
+        }
     }
 
     /// Takes the wish back.
@@ -163,14 +168,27 @@ impl Drop for Wait<'_> {
 pub(super) fn lets_pass(here: &Cpu, claim: Claim<'_>, wait: Option<&Wait<'_>>) -> bool {
     let word = &claim.token.0.word;
     let by = word.wanted_by();
-    let (turns, wants) = wait.map_or((0, false), |wait| (wait.turns, wait.wants_as != 0));
-    if by == here.address() || wants || here.holds_tokens() {
+    if by == here.address() || wants_a_token(here) || claim.shared && here.holds_tokens() {
         return false;
     }
+    let turns = wait.map_or(0, |wait| wait.turns);
     if turns < DEFERENCE || claim.shared && word.is_shared() {
         return true;
     }
     // Nobody comes for it. Whoever does want it says so again.
     word.forget(by);
     false
+}
+
+fn running(here: &Cpu) -> Option<&Header> {
+    // SAFETY: what runs is alive.
+    unsafe { here.running.get().as_ref() }
+}
+
+/// True if the running thread wants a token, wherever in its scopes: then each poll but the one in progress has missed it.
+fn wants_a_token(here: &Cpu) -> bool {
+    running(here).is_some_and(|thread| {
+        let missed = thread.missed_token.get();
+        missed != 0 && missed + 1 >= thread.polls.get()
+    })
 }

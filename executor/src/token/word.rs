@@ -8,7 +8,7 @@
 //!                                           word: 0 -> ...  (acquire): sees the data as it was left
 //! ```
 //!
-//! `cpu` is the holder's address, an even number: so re-entry is a comparison, and a waiter knows whom to ask. While a CPU
+//! `cpu` is the holder's address, an even number (with a bit for a hard section): so re-entry is a comparison, and a waiter knows whom to ask. While a CPU
 //! holds the word, nobody else writes it, which is why giving it back is a plain store, as cheap as it gets: half of a
 //! swap. So there is no room for waiters here, and none is needed. A token is held during one poll and no longer; IPI
 //! messages are handled between polls; a message that the holder's CPU has answered *is* the proof that the hold is
@@ -26,7 +26,7 @@ const ONE_SHARED: usize = 2;
 /// In what state a token was found by somebody who could not take it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// Held by the CPU at this address.
+    /// Held by the CPU of this name, as given to [`TokenWord::try_take`].
     Exclusive(usize),
     /// Shared by others.
     Shared,
@@ -37,7 +37,7 @@ pub enum Found {
 /// The word, and who wants it.
 #[derive(Debug)]
 pub struct TokenWord {
-    /// 0: free. Odd: held by the CPU whose address is the rest. Even: twice the number of CPUs that share it.
+    /// 0: free. Odd: held by the CPU whose name is the rest. Even: twice the number of CPUs that share it.
     word: AtomicUsize,
     /// The address of a CPU that has waited for long to take it exclusively, or 0. Written by anybody.
     wanted: AtomicUsize,
@@ -56,7 +56,7 @@ impl TokenWord {
         }
     }
 
-    /// Takes the token for `cpu` alone, if it is free.
+    /// Takes the token for `cpu` alone, if it is free. The name is even and not 0.
     ///
     /// # Errors
     /// What it was instead: `Exclusive` (perhaps by `cpu` itself) or `Shared`.
