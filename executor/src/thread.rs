@@ -67,8 +67,6 @@ pub(crate) struct Header {
     pub(crate) migrate_to: Cell<Option<CpuId>>,
     pub(crate) polls: Cell<u64>,
     pub(crate) run_ns: Cell<u64>,
-    /// The poll, by number, in which it last missed a token that it wants (see `token/wait.rs`).
-    pub(crate) missed_token: Cell<u64>,
     pub(crate) id: u32,
     pub(crate) name: &'static str,
     pub(crate) site: &'static Location<'static>,
@@ -196,7 +194,6 @@ pub(crate) fn create<F: Future + 'static>(
             migrate_to: Cell::new(None),
             polls: Cell::new(0),
             run_ns: Cell::new(0),
-            missed_token: Cell::new(0),
             id,
             name,
             site,

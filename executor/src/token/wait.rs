@@ -10,18 +10,17 @@
 //! | from [`ASK_AFTER`] | asks the holder's CPU by IPI message and sleeps until the answer, which comes between two polls, when nothing is held |
 //!
 //! Who finds a token wanted by another CPU lets it pass: it does not take the token, for at most [`DEFERENCE`] turns, and
-//! a reader not as long as other readers hold it. Not bound to that is who only tries, a reader that holds another token
-//! (trap 7: it might be what the waiter waits for), and a thread that itself wants a token. If that thread's outer scope
-//! let others pass, its inner one, which wants, would not even be polled, and two such threads would wait for each other.
+//! a reader not as long as other readers hold it. Not bound to that is who wants the token as well, who only tries, and a
+//! reader that holds another token (trap 7: it might be what the waiter waits for).
 //!
 //! So a thread waits for an exclusive hold for no longer than this: [`PATIENCE`] turns; then for the holds in progress to
 //! end, a poll each; then for those that have waited as long. A CPU that gives the token back and takes it again at once is
 //! a newcomer each time, as long as the waiter's CPU comes round to it within [`DEFERENCE`] turns of that CPU. That limit is
-//! there for a wish that nobody comes for: a scope that is kept but not polled any more. A scope that is dropped
-//! takes its wish back (trap 8).
+//! there for a wish that nobody comes for: of a scope that is kept but not polled any more, or inside another one that lets
+//! somebody pass itself. A scope that is dropped takes its wish back (trap 8).
 
 use super::{HARD, Token, scope::Claim, word::Found};
-use crate::{Cpu, run_on, thread::Header, trace::Event};
+use crate::{Cpu, run_on, trace::Event};
 use alloc::boxed::Box;
 use core::{future::Future, pin::Pin, ptr, sync::atomic::Ordering, task::Context};
 
@@ -106,9 +105,6 @@ impl<'t> Wait<'t> {
             if !claim.shared {
                 token.0.word.want(here.address());
                 self.wants_as = here.address();
-                if let Some(thread) = running(here) {
-                    thread.missed_token.set(thread.polls.get());
-                }
             }
             if self.turns >= ASK_AFTER && self.ask(here, found, context) {
                 return;
@@ -141,10 +137,6 @@ impl<'t> Wait<'t> {
         let waited_ns = here.node().clock_ns().saturating_sub(self.began_ns);
         let counter = &self.token.0.waited_ns;
         counter.fetch_add(waited_ns, Ordering::Relaxed);
-        // From now on it is a newcomer again.
-        if let Some(thread) = running(here) {
-            thread.missed_token.set(0);
-        }
     }
 
     /// Takes the wish back.
@@ -168,27 +160,14 @@ impl Drop for Wait<'_> {
 pub(super) fn lets_pass(here: &Cpu, claim: Claim<'_>, wait: Option<&Wait<'_>>) -> bool {
     let word = &claim.token.0.word;
     let by = word.wanted_by();
-    if by == here.address() || wants_a_token(here) || claim.shared && here.holds_tokens() {
+    let (turns, wants) = wait.map_or((0, false), |wait| (wait.turns, wait.wants_as != 0));
+    if by == here.address() || wants || claim.shared && here.holds_tokens() {
         return false;
     }
-    let turns = wait.map_or(0, |wait| wait.turns);
     if turns < DEFERENCE || claim.shared && word.is_shared() {
         return true;
     }
     // Nobody comes for it. Whoever does want it says so again.
     word.forget(by);
     false
-}
-
-fn running(here: &Cpu) -> Option<&Header> {
-    // SAFETY: what runs is alive.
-    unsafe { here.running.get().as_ref() }
-}
-
-/// True if the running thread wants a token, wherever in its scopes: then each poll but the one in progress has missed it.
-fn wants_a_token(here: &Cpu) -> bool {
-    running(here).is_some_and(|thread| {
-        let missed = thread.missed_token.get();
-        missed != 0 && missed + 1 >= thread.polls.get()
-    })
 }
