@@ -33,7 +33,7 @@ pub mod parts {
         reply::{ReplySlot, Stored},
         ring::{CAPACITY, Ring},
         room::Room,
-        token::{TokenWord, Waiting},
+        token::{Found, TokenWord},
     };
 }
 
@@ -74,7 +74,9 @@ mod whole {
         stats::{Counter, Stats},
         thread::{Account, Exit, JoinHandle, Thread, exit, set_priority},
         timer::{Elapsed, Interval, Sleep, interval, now_ns, poll_ns, sleep, sleep_until, timeout},
-        token::{Guarded, Held, Scope, Token, TokenInfo, hold_all},
+        token::{
+            Claim, Guarded, Held, HeldShared, Token, TokenCounts, TokenInfo, TokenPool, hold_all,
+        },
     };
 }
 #[cfg(not(loom))]

@@ -33,7 +33,6 @@ impl Cpu {
             self.clear_run_queue();
         }
         self.timers.clear();
-        drop(self.token_waiters.take());
         // Not Send: they must not be left to whoever drops the node.
         drop(self.handlers.take());
     }

@@ -16,8 +16,8 @@ mod trace;
 
 use executor::{
     parts::{
-        CAPACITY, Countdown, Finish, Inbox, Life, ReplySlot, Ring, Room, Stored, TokenWord,
-        Waiting, WakeMark,
+        CAPACITY, Countdown, Finish, Found, Inbox, Life, ReplySlot, Ring, Room, Stored, TokenWord,
+        WakeMark,
     },
     slab::{FreeNode, RemoteList, ZONE_SIZE, ZoneMap},
     sync::{Fault, planted},
