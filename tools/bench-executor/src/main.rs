@@ -10,6 +10,7 @@ mod bare;
 mod charts;
 mod curves;
 mod host;
+mod judge;
 mod measure;
 mod memory;
 mod ours;
@@ -25,8 +26,9 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use tools::bench::report::{self, Row};
 
+use judge::Line;
 use measure::Effort;
-use rows::{Line, Role};
+use rows::Role;
 
 /// How wide a note is printed.
 const WIDTH: usize = 110;
@@ -202,4 +204,18 @@ fn wrapped(note: &str) -> String {
     }
     text.push('\n');
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_wrapped_between_words() {
+        let text = wrapped(&"word ".repeat(40));
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 2);
+        assert!(lines.iter().all(|line| line.len() <= WIDTH));
+        assert!(lines[1].starts_with("  word"));
+    }
 }

@@ -4,7 +4,7 @@
 //! host that slows down slows all. Many short samples rather than a few long ones: on a shared host the time to wake a
 //! sleeping core jumps between levels, and a median over few samples jumps with it.
 
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -175,7 +175,7 @@ where
     let begin = Instant::now();
     loop {
         let before = host::times_interrupted();
-        let sample = take_any(measure, turns)?;
+        let sample = take_any(measure, turns, TOO_LONG)?;
         if host::times_interrupted() == before || begin.elapsed() > PATIENCE {
             return Ok(sample);
         }
@@ -183,7 +183,7 @@ where
 }
 
 /// Takes one sample on a thread of its own. A subject that hangs is left behind, not waited for.
-fn take_any<M>(measure: M, turns: u64) -> Result<Sample>
+fn take_any<M>(measure: M, turns: u64, limit: Duration) -> Result<Sample>
 where
     M: Fn(u64) -> Result<Sample> + Send + 'static,
 {
@@ -192,10 +192,61 @@ where
         // Nobody listens any more when it came too late.
         let _ = send.send(measure(turns));
     });
-    receive.recv_timeout(TOO_LONG).map_err(|_| {
-        anyhow!(
-            "no answer in {} s; it may go on, and disturb what follows",
-            TOO_LONG.as_secs()
-        )
+    let answer = receive.recv_timeout(limit);
+    answer.map_err(|error| match error {
+        RecvTimeoutError::Timeout => {
+            anyhow!("no answer in {limit:?}; it may go on, and disturb what follows")
+        }
+        RecvTimeoutError::Disconnected => anyhow!("it panicked; its message is above"),
     })?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FEW: Effort = Effort {
+        rounds: 3,
+        sample_ns: 1e3,
+        quick: false,
+    };
+
+    type Measure = fn(u64) -> Result<Sample>;
+
+    #[test]
+    fn a_subject_that_hangs_is_left_behind() {
+        let hangs = |_| loop {
+            thread::park();
+        };
+        let error = take_any(hangs, 1, Duration::from_millis(50)).expect_err("it never answers");
+        assert!(error.to_string().contains("no answer"), "{error}");
+    }
+
+    #[test]
+    fn a_subject_that_cannot_run_drops_out_and_the_others_go_on() {
+        let works: Measure = |turns| Ok(Sample::from(turns as f64));
+        let fails: Measure = |_| Err(anyhow!("not here"));
+        let subjects = [("works", works), ("fails", fails)];
+        let taken = in_turns("a case", subjects, Turns::Exactly(7, 2), FEW);
+        assert_eq!(taken.len(), 1);
+        assert_eq!(
+            (taken[0].name, &taken[0].samples[..]),
+            ("works", &[7.0, 7.0][..])
+        );
+    }
+
+    #[test]
+    fn a_sample_is_filled_with_turns() {
+        // A turn of two nanoseconds, and then the number of turns for a figure.
+        let turns: Measure = |turns| {
+            let trial = turns == TRIAL_TURNS;
+            Ok(Sample::from(if trial { 2.0 } else { turns as f64 }))
+        };
+        let effort = Effort {
+            sample_ns: 4e3,
+            ..FEW
+        };
+        let taken = in_turns("a case", [("turns", turns)], Turns::Fill, effort);
+        assert_eq!(taken[0].samples, [2000.0; 3]);
+    }
 }

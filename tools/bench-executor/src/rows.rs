@@ -1,9 +1,10 @@
-//! The rows: what is measured, who takes part, and what is good enough. The table is the data; how it is judged follows.
+//! The rows: what is measured, who takes part, and what is good enough.
+//!
+//! [`CASES`] is the table; `judge.rs` says how it is measured and judged.
 
 use anyhow::Result;
-use tools::bench::report::{Row, median_and_spread};
 
-use crate::measure::{self, Effort, Sample, Taken, Turns};
+use crate::measure::{Sample, Turns};
 use crate::peers::{async_executor, embassy, glommio, monoio, tokio};
 use crate::timers;
 use crate::traffic::{calls_between_asleep, calls_between_awake, local_calls, spawns, yields};
@@ -13,7 +14,7 @@ type TokioPlain = tokio::CurrentThread<false>;
 type TokioTimed = tokio::CurrentThread<true>;
 
 /// Runs so many turns and says how long one took.
-type Measure = fn(u64) -> Result<Sample>;
+pub type Measure = fn(u64) -> Result<Sample>;
 
 /// What is good enough.
 #[derive(Clone, Copy)]
@@ -52,7 +53,8 @@ pub struct Subject {
     pub name: &'static str,
     /// Its side.
     pub role: Role,
-    measure: Measure,
+    /// Takes a sample.
+    pub measure: Measure,
 }
 
 /// One traffic, and all who run it in turns.
@@ -62,11 +64,13 @@ pub struct Case {
     /// The unit of its figures.
     pub unit: &'static str,
     /// Cores it needs for a meaningful answer.
-    cores: usize,
-    turns: Turns,
+    pub cores: usize,
+    /// How many turns a sample has.
+    pub turns: Turns,
     /// What a reader must know of it besides.
     pub note: &'static str,
-    subjects: &'static [Subject],
+    /// Ours first.
+    pub subjects: &'static [Subject],
 }
 
 const fn ours(name: &'static str, measure: Measure, goal: Goal) -> Subject {
@@ -344,121 +348,4 @@ pub const CASES: &[Case] = &[
 
 const fn timer_case(name: &'static str, subjects: &'static [Subject]) -> Case {
     case(name, 1, subjects).a_million(10)
-}
-
-/// A judged figure.
-pub struct Line {
-    /// Its case.
-    pub case: &'static Case,
-    /// Its subject.
-    pub subject: &'static str,
-    /// The side of the subject.
-    pub role: Role,
-    /// The figure.
-    pub row: Row,
-}
-
-impl Case {
-    /// Measures everyone, ours first. With `only` given, that subject alone, without judging it.
-    pub fn measure(&'static self, effort: Effort, only: Option<&str>) -> Vec<Line> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        if cores < self.cores {
-            eprintln!("no row for {}: it needs {} cores", self.name, self.cores);
-            return Vec::new();
-        }
-        let wanted = self
-            .subjects
-            .iter()
-            .filter(|subject| only.is_none_or(|only| only == subject.name))
-            .map(|subject| (subject.name, subject.measure));
-        let taken = measure::in_turns(self.name, wanted, self.turns, effort);
-        let mut lines = Vec::new();
-        for subject in self.subjects {
-            if only.is_some_and(|only| only != subject.name) {
-                continue;
-            }
-            let found = find(&taken, subject.name);
-            let samples = found.map_or(&[][..], |taken| &taken.samples);
-            let mut row = self.row(subject.name, self.unit, samples);
-            match subject.role {
-                Role::Ours { goal, .. } if only.is_none() => row = self.judge(row, goal, &taken),
-                // A peer that cannot run here is named beside ours.
-                Role::Peer | Role::Limit if samples.is_empty() => continue,
-                _ => {}
-            }
-            lines.push(self.line(subject, row));
-            if let (Role::Ours { free: true, .. }, Some(found)) = (subject.role, found) {
-                let name = format!("{}, allocations", subject.name);
-                let row = self.row(&name, "", &[found.allocations]).at_most(0.0);
-                lines.push(self.line(subject, row));
-            }
-        }
-        lines
-    }
-
-    fn row(&self, subject: &str, unit: &str, samples: &[f64]) -> Row {
-        Row::new(
-            "executor",
-            &format!("{}: {subject}", self.name),
-            unit,
-            samples,
-        )
-    }
-
-    fn line(&'static self, subject: &Subject, row: Row) -> Line {
-        Line {
-            case: self,
-            subject: subject.name,
-            role: subject.role,
-            row,
-        }
-    }
-
-    /// The row beside the best peer, with its limit.
-    fn judge(&self, row: Row, goal: Goal, taken: &[Taken]) -> Row {
-        let peers = || {
-            let all = self.subjects.iter();
-            all.filter(|subject| matches!(subject.role, Role::Peer))
-                .map(|subject| (subject.name, find(taken, subject.name)))
-        };
-        let best = peers()
-            .filter_map(|(_, taken)| taken)
-            .min_by(|a, b| a.median().total_cmp(&b.median()));
-        let missing: String = peers()
-            .filter(|(_, taken)| taken.is_none())
-            .map(|(name, _)| format!(", no {name} here"))
-            .collect();
-        // A goal that cannot be known is not reached.
-        let median = |name| find(taken, name).map_or(f64::NAN, Taken::median);
-        let most = match goal {
-            Goal::OfBest(factor) => factor * best.map_or(f64::NAN, Taken::median),
-            Goal::Of(factor, name) => factor * median(name),
-            Goal::Above(more, name) => more + median(name),
-            Goal::Within(name) => find(taken, name).map_or(f64::NAN, |taken| {
-                taken.median() + interquartile_range(&taken.samples)
-            }),
-        };
-        let beside = match goal {
-            Goal::OfBest(_) => best,
-            Goal::Of(_, name) | Goal::Above(_, name) | Goal::Within(name) => find(taken, name),
-        };
-        match beside {
-            Some(beside) => row.beside(&format!("{}{missing}", beside.name), beside.median()),
-            None => row,
-        }
-        .at_most(most)
-    }
-}
-
-fn find<'t>(taken: &'t [Taken], name: &str) -> Option<&'t Taken> {
-    taken.iter().find(|taken| taken.name == name)
-}
-
-/// How far the middle half of the samples reaches.
-fn interquartile_range(samples: &[f64]) -> f64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len().div_ceil(2);
-    let (lower, upper) = (&sorted[..middle], &sorted[sorted.len() - middle..]);
-    median_and_spread(upper).0 - median_and_spread(lower).0
 }
