@@ -20,6 +20,7 @@ text { font: 11px system-ui, sans-serif; fill: var(--ink) }
 .title { font-size: 12px; font-weight: 600 } .end { text-anchor: end } .middle { text-anchor: middle } .small { font-size: 10px }
 .page { fill: var(--page) } .grid { stroke: var(--faint); stroke-width: 1 } .mark { stroke: var(--ink); stroke-width: 2 }
 .ours { fill: var(--ours) } .peer { fill: var(--peer) } .limit { fill: var(--limit) } .bad { fill: var(--bad) }
+text.one { fill: var(--one) } text.two { fill: var(--two) } text.three { fill: var(--three) }
 polyline { fill: none; stroke-width: 2 } .other { stroke-dasharray: 4 3 }
 </style>
 ";
@@ -257,9 +258,8 @@ pub fn curves(curves: &[Points]) -> String {
             // Labels stand at the ends of their curves, and not on one another.
             let label = f64::max(up(end(curve)) + 3.5, last_label + 12.0);
             last_label = label;
-            let _ = write!(svg.0, "<g style=\"color: var(--{colour})\">");
-            svg.text("small", x + PLOT.0 + 6.0, label, curve.curve.name);
-            let _ = writeln!(svg.0, "</g>");
+            let class = format!("small {colour}");
+            svg.text(&class, x + PLOT.0 + 6.0, label, curve.curve.name);
         }
     }
     svg.finish(3.0 * PANEL + 10.0, ORIGIN.1 + 30.0)
@@ -297,6 +297,7 @@ mod tests {
             subject: subject.name,
             role: subject.role,
             row: Row::new("executor", "a & b", "ns", samples).at_most(5.0),
+            busy: false,
         };
         let chart = bars(&[line(&[12.5]), line(&[])]);
         assert!(chart.contains("12.5 ns") && chart.contains("not measured"));

@@ -75,11 +75,14 @@ pub const CURVES: [Curve; 8] = [
     curve("ports", "queued call", ours::calls_among::<true>).because(
         "each call touches another port and its thread, which among so many are in no cache",
     ),
-    curve("timers", "insert", timers::insert_of::<ours::Ours>),
-    curve("timers", "cancel", timers::cancel_of::<ours::Ours>),
+    curve("timers", "insert", timers::insert_of::<ours::Ours>)
+        .because("among so many, the timers that a new one comes between are in no cache"),
+    curve("timers", "cancel", timers::cancel_of::<ours::Ours>)
+        .because("among so many, a timer and its neighbours are in no cache"),
     curve("timers", "fire", |count, _| {
         timers::fire_of::<ours::Ours>(count, count.max(1000))
-    }),
+    })
+    .because("among few, what the loop does once for all counts; among many, they are in no cache"),
 ];
 
 /// A measured curve.

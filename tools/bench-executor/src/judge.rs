@@ -18,6 +18,8 @@ pub struct Line {
     pub role: Role,
     /// The figure.
     pub row: Row,
+    /// Other programs had a core during most of its samples, again and again.
+    pub busy: bool,
 }
 
 impl Case {
@@ -48,11 +50,11 @@ impl Case {
                 Role::Peer | Role::Limit if samples.is_empty() => continue,
                 _ => {}
             }
-            lines.push(self.line(subject, row));
+            lines.push(self.line(subject, row, found));
             if let (Role::Ours { free: true, .. }, Some(found)) = (subject.role, found) {
                 let name = format!("{}, allocations", subject.name);
                 let row = self.row(&name, "", &[found.allocations]).at_most(0.0);
-                lines.push(self.line(subject, row));
+                lines.push(self.line(subject, row, Some(found)));
             }
         }
         lines
@@ -67,12 +69,13 @@ impl Case {
         )
     }
 
-    fn line(&'static self, subject: &Subject, row: Row) -> Line {
+    fn line(&'static self, subject: &Subject, row: Row, taken: Option<&Taken>) -> Line {
         Line {
             case: self,
             subject: subject.name,
             role: subject.role,
             row,
+            busy: taken.is_some_and(|taken| 2 * taken.interrupted > taken.samples.len()),
         }
     }
 
@@ -96,9 +99,7 @@ impl Case {
             Goal::OfBest(factor) => factor * best.map_or(f64::NAN, Taken::median),
             Goal::Of(factor, name) => factor * median(name),
             Goal::Above(more, name) => more + median(name),
-            Goal::Within(name) => find(taken, name).map_or(f64::NAN, |taken| {
-                taken.median() + interquartile_range(&taken.samples)
-            }),
+            Goal::Within(name) => find(taken, name).map_or(f64::NAN, |taken| fence(&taken.samples)),
         };
         let beside = match goal {
             Goal::OfBest(_) => best,
@@ -116,13 +117,15 @@ fn find<'t>(taken: &'t [Taken], name: &str) -> Option<&'t Taken> {
     taken.iter().find(|taken| taken.name == name)
 }
 
-/// How far the middle half of the samples reaches.
-fn interquartile_range(samples: &[f64]) -> f64 {
+/// Above this a sample would be an outlier among `samples` (Tukey): one and a half times as far above the upper quartile
+/// as that is above the lower one.
+fn fence(samples: &[f64]) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len().div_ceil(2);
-    let (lower, upper) = (&sorted[..middle], &sorted[sorted.len() - middle..]);
-    median_and_spread(upper).0 - median_and_spread(lower).0
+    let lower = median_and_spread(&sorted[..middle]).0;
+    let upper = median_and_spread(&sorted[sorted.len() - middle..]).0;
+    upper + 1.5 * (upper - lower)
 }
 
 #[cfg(test)]
@@ -135,6 +138,7 @@ mod tests {
             name,
             samples: samples.to_vec(),
             allocations: 0.0,
+            interrupted: 0,
         }
     }
 
@@ -192,9 +196,9 @@ mod tests {
         assert!(!judged(Goal::OfBest(0.5), 5.1, &others).ok);
         assert!(judged(Goal::Above(2.0, "one exchange"), 8.0, &others).ok);
         assert!(!judged(Goal::Above(2.0, "one exchange"), 8.1, &others).ok);
-        // The middle half reaches from 5 to 7.
-        assert!(judged(Goal::Within("one exchange"), 8.0, &others).ok);
-        assert!(!judged(Goal::Within("one exchange"), 8.1, &others).ok);
+        // The quartiles are 5 and 7.
+        assert!(judged(Goal::Within("one exchange"), 10.0, &others).ok);
+        assert!(!judged(Goal::Within("one exchange"), 10.1, &others).ok);
     }
 
     #[test]

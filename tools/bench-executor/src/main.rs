@@ -126,8 +126,14 @@ fn table(effort: Effort, arguments: &Arguments) -> Outcome {
             notes.push(format!("NOT REACHED, {}: {why}.", line.row.row));
         }
     }
-    for case in lines.chunk_by(|a, b| a.case.name == b.case.name) {
-        let case = case[0].case;
+    for lines in lines.chunk_by(|a, b| a.case.name == b.case.name) {
+        let case = lines[0].case;
+        if lines.iter().any(|line| line.busy) {
+            let name = case.name;
+            notes.push(format!(
+                "THE HOST WAS BUSY, {name}: other programs interrupted most samples."
+            ));
+        }
         if !case.note.is_empty() {
             notes.push(format!(
                 "{}: {}.",

@@ -111,6 +111,8 @@ pub struct Taken {
     pub samples: Vec<f64>,
     /// The most allocations a turn in any round.
     pub allocations: f64,
+    /// Samples during which another program had a core.
+    pub interrupted: usize,
 }
 
 impl Taken {
@@ -137,8 +139,9 @@ where
     let mut subjects: Vec<(M, u64, Taken)> =
         Vec::from_iter(subjects.into_iter().filter_map(|(name, measure)| {
             let turns = match turns {
-                Turns::Fill => take(measure, TRIAL_TURNS)
-                    .map(|trial| ((effort.sample_ns / trial.value) as u64).clamp(50, 20_000_000)),
+                Turns::Fill => take(measure, TRIAL_TURNS).map(|(trial, _)| {
+                    ((effort.sample_ns / trial.value) as u64).clamp(50, 20_000_000)
+                }),
                 Turns::Exactly(turns, _) => Ok(if effort.quick { turns / 10 } else { turns }),
             };
             let turns = turns
@@ -148,12 +151,14 @@ where
                 name,
                 samples: Vec::new(),
                 allocations: 0.0,
+                interrupted: 0,
             };
             Some((measure, turns, taken))
         }));
     for _ in 0..rounds {
         subjects.retain_mut(|(measure, turns, taken)| match take(*measure, *turns) {
-            Ok(sample) => {
+            Ok((sample, interrupted)) => {
+                taken.interrupted += usize::from(interrupted);
                 taken.samples.push(sample.value);
                 taken.allocations = taken.allocations.max(sample.allocations);
                 true
@@ -167,8 +172,8 @@ where
     subjects.into_iter().map(|(.., taken)| taken).collect()
 }
 
-/// Takes one sample that no other program has disturbed, or, if there is none, a disturbed one.
-fn take<M>(measure: M, turns: u64) -> Result<Sample>
+/// Takes one sample that no other program has interrupted, or, if there is none, an interrupted one and true.
+fn take<M>(measure: M, turns: u64) -> Result<(Sample, bool)>
 where
     M: Fn(u64) -> Result<Sample> + Copy + Send + 'static,
 {
@@ -176,8 +181,9 @@ where
     loop {
         let before = host::times_interrupted();
         let sample = take_any(measure, turns, TOO_LONG)?;
-        if host::times_interrupted() == before || begin.elapsed() > PATIENCE {
-            return Ok(sample);
+        let interrupted = host::times_interrupted() != before;
+        if !interrupted || begin.elapsed() > PATIENCE {
+            return Ok((sample, interrupted));
         }
     }
 }
