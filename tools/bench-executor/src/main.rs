@@ -126,14 +126,17 @@ fn table(effort: Effort, arguments: &Arguments) -> Outcome {
             notes.push(format!("NOT REACHED, {}: {why}.", line.row.row));
         }
     }
-    for lines in lines.chunk_by(|a, b| a.case.name == b.case.name) {
-        let case = lines[0].case;
-        if lines.iter().any(|line| line.busy) {
-            let name = case.name;
-            notes.push(format!(
-                "THE HOST WAS BUSY, {name}: other programs interrupted most samples."
-            ));
-        }
+    let mut busy: Vec<_> = lines.iter().filter(|line| line.busy).collect();
+    busy.dedup_by_key(|line| line.case.name);
+    if !busy.is_empty() {
+        let names: Vec<_> = busy.iter().map(|line| line.case.name).collect();
+        notes.push(format!(
+            "THE HOST WAS BUSY: other programs interrupted most samples of some subject of {}.",
+            names.join("; ")
+        ));
+    }
+    for case in lines.chunk_by(|a, b| a.case.name == b.case.name) {
+        let case = case[0].case;
         if !case.note.is_empty() {
             notes.push(format!(
                 "{}: {}.",
