@@ -209,7 +209,10 @@ setup_want_for() { # COMMAND
     case $1 in
         iso) list=setup_needed ;;
         test) list=setup_optional ;;
-        bench) setup_want setup_optional git git; return ;; # glommio's build script calls it
+        bench) # What the build scripts of the executor's peers call: glommio's, jemalloc's.
+            setup_want setup_optional git git
+            setup_want setup_optional make make
+            return ;;
         *) return ;;
     esac
     setup_want $list grub-mkrescue grub-common
@@ -218,6 +221,7 @@ setup_want_for() { # COMMAND
     setup_want $list xorriso xorriso
     setup_want $list mformat mtools
     [ "$1" = test ] || return 0
+    setup_want setup_needed make make # as for bench
     setup_want $list /usr/share/OVMF ovmf
     setup_want $list git git
     setup_want $list ip iproute2

@@ -6,7 +6,8 @@
 use std::fmt::Write as _;
 
 use crate::curves::{Points, SIZES};
-use crate::rows::{Line, Role};
+use crate::judge::Line;
+use crate::rows::Role;
 
 /// What both charts begin with.
 const STYLE: &str = "\
@@ -19,6 +20,7 @@ text { font: 11px system-ui, sans-serif; fill: var(--ink) }
 .title { font-size: 12px; font-weight: 600 } .end { text-anchor: end } .middle { text-anchor: middle } .small { font-size: 10px }
 .page { fill: var(--page) } .grid { stroke: var(--faint); stroke-width: 1 } .mark { stroke: var(--ink); stroke-width: 2 }
 .ours { fill: var(--ours) } .peer { fill: var(--peer) } .limit { fill: var(--limit) } .bad { fill: var(--bad) }
+text.one { fill: var(--one) } text.two { fill: var(--two) } text.three { fill: var(--three) }
 polyline { fill: none; stroke-width: 2 } .other { stroke-dasharray: 4 3 }
 </style>
 ";
@@ -256,10 +258,50 @@ pub fn curves(curves: &[Points]) -> String {
             // Labels stand at the ends of their curves, and not on one another.
             let label = f64::max(up(end(curve)) + 3.5, last_label + 12.0);
             last_label = label;
-            let _ = write!(svg.0, "<g style=\"color: var(--{colour})\">");
-            svg.text("small", x + PLOT.0 + 6.0, label, curve.curve.name);
-            let _ = writeln!(svg.0, "</g>");
+            let class = format!("small {colour}");
+            svg.text(&class, x + PLOT.0 + 6.0, label, curve.curve.name);
         }
     }
     svg.finish(3.0 * PANEL + 10.0, ORIGIN.1 + 30.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rows::CASES;
+    use tools::bench::report::Row;
+
+    #[test]
+    fn a_scale_has_whole_decades_around_its_figures() {
+        assert_eq!(scale([2.0, 30.0].into_iter()), (1.0, 100.0));
+        assert_eq!(scale([1.0, 10.0].into_iter()), (0.1, 10.0));
+        assert_eq!(scale([f64::NAN, 0.0].into_iter()), (1.0, 10.0));
+        assert_eq!(
+            decades((1.0, 100.0)).collect::<Vec<_>>(),
+            [1.0, 10.0, 100.0]
+        );
+        assert!((place(10.0, (1.0, 100.0)) - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn durations_are_written_in_their_unit() {
+        assert_eq!([1.0, 1e4, 1e6].map(duration), ["1 ns", "10 µs", "1 ms"]);
+    }
+
+    #[test]
+    fn a_chart_has_every_figure_and_says_which_was_not_measured() {
+        let case = &CASES[0];
+        let subject = &case.subjects[0];
+        let line = |samples: &[f64]| Line {
+            case,
+            subject: subject.name,
+            role: subject.role,
+            row: Row::new("executor", "a & b", "ns", samples).at_most(5.0),
+            busy: false,
+        };
+        let chart = bars(&[line(&[12.5]), line(&[])]);
+        assert!(chart.contains("12.5 ns") && chart.contains("not measured"));
+        assert!(chart.contains(case.name));
+        assert!(!chart.contains("NaN"));
+    }
 }

@@ -21,7 +21,7 @@ pub const SIZES: [u64; 5] = [100, 1_000, 10_000, 100_000, 1_000_000];
 /// How often each point is measured.
 const ROUNDS: u32 = 10;
 
-/// Operations of a sample, at least; among many things, twice as many as there are of them.
+/// Operations of a sample, at least; among more things, one with each.
 const OPERATIONS: u64 = 200_000;
 
 /// One curve.
@@ -75,11 +75,14 @@ pub const CURVES: [Curve; 8] = [
     curve("ports", "queued call", ours::calls_among::<true>).because(
         "each call touches another port and its thread, which among so many are in no cache",
     ),
-    curve("timers", "insert", timers::insert_of::<ours::Ours>),
-    curve("timers", "cancel", timers::cancel_of::<ours::Ours>),
+    curve("timers", "insert", timers::insert_of::<ours::Ours>)
+        .because("among so many, the timers that a new one comes between are in no cache"),
+    curve("timers", "cancel", timers::cancel_of::<ours::Ours>)
+        .because("among so many, a timer and its neighbours are in no cache"),
     curve("timers", "fire", |count, _| {
         timers::fire_of::<ours::Ours>(count, count.max(1000))
-    }),
+    })
+    .because("among few, what the loop does once for all counts; among many, they are in no cache"),
 ];
 
 /// A measured curve.
@@ -88,7 +91,7 @@ pub struct Points {
     pub curve: &'static Curve,
     /// How many things, and the nanoseconds of an operation among them.
     pub points: Vec<(u64, f64)>,
-    /// A row for each point; ours then has one more, which says how much it rises.
+    /// A row for each point, and one that says how much it rises.
     pub rows: Vec<Row>,
 }
 
@@ -99,7 +102,7 @@ impl Curve {
         let measure = self.measure;
         let points = sizes.iter().zip(["1e2", "1e3", "1e4", "1e5", "1e6"]);
         let points =
-            points.map(|(&size, name)| (name, move |_| measure(size, OPERATIONS.max(2 * size))));
+            points.map(|(&size, name)| (name, move |_| measure(size, OPERATIONS.max(size))));
         let title = format!("{}: {}", self.panel, self.name);
         let taken = measure::in_turns(&title, points, Turns::Exactly(0, ROUNDS), effort);
         let named = |taken: &measure::Taken| format!("{title}, among {}", taken.name);
@@ -116,17 +119,16 @@ impl Curve {
                 )
             })
             .collect();
-        if self.ours {
-            let figures = || points.iter().map(|(_, figure)| *figure);
-            let rise = figures().fold(0.0, f64::max) / figures().fold(f64::INFINITY, f64::min);
-            // A point that is missing is not flat.
-            let rise = if points.len() == sizes.len() {
-                &[rise][..]
-            } else {
-                &[]
-            };
-            rows.push(Row::new("executor", &format!("{title}, rise"), "x", rise).at_most(FLAT));
-        }
+        let figures = || points.iter().map(|(_, figure)| *figure);
+        let rise = figures().fold(0.0, f64::max) / figures().fold(f64::INFINITY, f64::min);
+        // A curve with a point missing is not flat.
+        let rise = if points.len() == sizes.len() {
+            &[rise][..]
+        } else {
+            &[]
+        };
+        let row = Row::new("executor", &format!("{title}, rise"), "x", rise);
+        rows.push(if self.ours { row.at_most(FLAT) } else { row });
         Points {
             curve: self,
             points,

@@ -10,6 +10,7 @@ mod bare;
 mod charts;
 mod curves;
 mod host;
+mod judge;
 mod measure;
 mod memory;
 mod ours;
@@ -25,8 +26,9 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use tools::bench::report::{self, Row};
 
+use judge::Line;
 use measure::Effort;
-use rows::{Line, Role};
+use rows::Role;
 
 /// How wide a note is printed.
 const WIDTH: usize = 110;
@@ -124,6 +126,15 @@ fn table(effort: Effort, arguments: &Arguments) -> Outcome {
             notes.push(format!("NOT REACHED, {}: {why}.", line.row.row));
         }
     }
+    let mut busy: Vec<_> = lines.iter().filter(|line| line.busy).collect();
+    busy.dedup_by_key(|line| line.case.name);
+    if !busy.is_empty() {
+        let names: Vec<_> = busy.iter().map(|line| line.case.name).collect();
+        notes.push(format!(
+            "THE HOST WAS BUSY: other programs interrupted most samples of some subject of {}.",
+            names.join("; ")
+        ));
+    }
     for case in lines.chunk_by(|a, b| a.case.name == b.case.name) {
         let case = case[0].case;
         if !case.note.is_empty() {
@@ -202,4 +213,18 @@ fn wrapped(note: &str) -> String {
     }
     text.push('\n');
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_wrapped_between_words() {
+        let text = wrapped(&"word ".repeat(40));
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 2);
+        assert!(lines.iter().all(|line| line.len() <= WIDTH));
+        assert!(lines[1].starts_with("  word"));
+    }
 }

@@ -4,7 +4,7 @@
 //! host that slows down slows all. Many short samples rather than a few long ones: on a shared host the time to wake a
 //! sleeping core jumps between levels, and a median over few samples jumps with it.
 
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -111,6 +111,8 @@ pub struct Taken {
     pub samples: Vec<f64>,
     /// The most allocations a turn in any round.
     pub allocations: f64,
+    /// Samples during which another program had a core.
+    pub interrupted: usize,
 }
 
 impl Taken {
@@ -137,8 +139,9 @@ where
     let mut subjects: Vec<(M, u64, Taken)> =
         Vec::from_iter(subjects.into_iter().filter_map(|(name, measure)| {
             let turns = match turns {
-                Turns::Fill => take(measure, TRIAL_TURNS)
-                    .map(|trial| ((effort.sample_ns / trial.value) as u64).clamp(50, 20_000_000)),
+                Turns::Fill => take(measure, TRIAL_TURNS).map(|(trial, _)| {
+                    ((effort.sample_ns / trial.value) as u64).clamp(50, 20_000_000)
+                }),
                 Turns::Exactly(turns, _) => Ok(if effort.quick { turns / 10 } else { turns }),
             };
             let turns = turns
@@ -148,12 +151,14 @@ where
                 name,
                 samples: Vec::new(),
                 allocations: 0.0,
+                interrupted: 0,
             };
             Some((measure, turns, taken))
         }));
     for _ in 0..rounds {
         subjects.retain_mut(|(measure, turns, taken)| match take(*measure, *turns) {
-            Ok(sample) => {
+            Ok((sample, interrupted)) => {
+                taken.interrupted += usize::from(interrupted);
                 taken.samples.push(sample.value);
                 taken.allocations = taken.allocations.max(sample.allocations);
                 true
@@ -167,23 +172,24 @@ where
     subjects.into_iter().map(|(.., taken)| taken).collect()
 }
 
-/// Takes one sample that no other program has disturbed, or, if there is none, a disturbed one.
-fn take<M>(measure: M, turns: u64) -> Result<Sample>
+/// Takes one sample that no other program has interrupted, or, if there is none, an interrupted one and true.
+fn take<M>(measure: M, turns: u64) -> Result<(Sample, bool)>
 where
     M: Fn(u64) -> Result<Sample> + Copy + Send + 'static,
 {
     let begin = Instant::now();
     loop {
         let before = host::times_interrupted();
-        let sample = take_any(measure, turns)?;
-        if host::times_interrupted() == before || begin.elapsed() > PATIENCE {
-            return Ok(sample);
+        let sample = take_any(measure, turns, TOO_LONG)?;
+        let interrupted = host::times_interrupted() != before;
+        if !interrupted || begin.elapsed() > PATIENCE {
+            return Ok((sample, interrupted));
         }
     }
 }
 
 /// Takes one sample on a thread of its own. A subject that hangs is left behind, not waited for.
-fn take_any<M>(measure: M, turns: u64) -> Result<Sample>
+fn take_any<M>(measure: M, turns: u64, limit: Duration) -> Result<Sample>
 where
     M: Fn(u64) -> Result<Sample> + Send + 'static,
 {
@@ -192,10 +198,61 @@ where
         // Nobody listens any more when it came too late.
         let _ = send.send(measure(turns));
     });
-    receive.recv_timeout(TOO_LONG).map_err(|_| {
-        anyhow!(
-            "no answer in {} s; it may go on, and disturb what follows",
-            TOO_LONG.as_secs()
-        )
+    let answer = receive.recv_timeout(limit);
+    answer.map_err(|error| match error {
+        RecvTimeoutError::Timeout => {
+            anyhow!("no answer in {limit:?}; it may go on, and disturb what follows")
+        }
+        RecvTimeoutError::Disconnected => anyhow!("it panicked; its message is above"),
     })?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FEW: Effort = Effort {
+        rounds: 3,
+        sample_ns: 1e3,
+        quick: false,
+    };
+
+    type Measure = fn(u64) -> Result<Sample>;
+
+    #[test]
+    fn a_subject_that_hangs_is_left_behind() {
+        let hangs = |_| loop {
+            thread::park();
+        };
+        let error = take_any(hangs, 1, Duration::from_millis(50)).expect_err("it never answers");
+        assert!(error.to_string().contains("no answer"), "{error}");
+    }
+
+    #[test]
+    fn a_subject_that_cannot_run_drops_out_and_the_others_go_on() {
+        let works: Measure = |turns| Ok(Sample::from(turns as f64));
+        let fails: Measure = |_| Err(anyhow!("not here"));
+        let subjects = [("works", works), ("fails", fails)];
+        let taken = in_turns("a case", subjects, Turns::Exactly(7, 2), FEW);
+        assert_eq!(taken.len(), 1);
+        assert_eq!(
+            (taken[0].name, &taken[0].samples[..]),
+            ("works", &[7.0, 7.0][..])
+        );
+    }
+
+    #[test]
+    fn a_sample_is_filled_with_turns() {
+        // A turn of two nanoseconds, and then the number of turns for a figure.
+        let turns: Measure = |turns| {
+            let trial = turns == TRIAL_TURNS;
+            Ok(Sample::from(if trial { 2.0 } else { turns as f64 }))
+        };
+        let effort = Effort {
+            sample_ns: 4e3,
+            ..FEW
+        };
+        let taken = in_turns("a case", [("turns", turns)], Turns::Fill, effort);
+        assert_eq!(taken[0].samples, [2000.0; 3]);
+    }
 }

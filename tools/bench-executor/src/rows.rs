@@ -1,9 +1,10 @@
-//! The rows: what is measured, who takes part, and what is good enough. The table is the data; how it is judged follows.
+//! The rows: what is measured, who takes part, and what is good enough.
+//!
+//! [`CASES`] is the table; `judge.rs` says how it is measured and judged.
 
 use anyhow::Result;
-use tools::bench::report::{Row, median_and_spread};
 
-use crate::measure::{self, Effort, Sample, Taken, Turns};
+use crate::measure::{Sample, Turns};
 use crate::peers::{async_executor, embassy, glommio, monoio, tokio};
 use crate::timers;
 use crate::traffic::{calls_between_asleep, calls_between_awake, local_calls, spawns, yields};
@@ -13,7 +14,7 @@ type TokioPlain = tokio::CurrentThread<false>;
 type TokioTimed = tokio::CurrentThread<true>;
 
 /// Runs so many turns and says how long one took.
-type Measure = fn(u64) -> Result<Sample>;
+pub type Measure = fn(u64) -> Result<Sample>;
 
 /// What is good enough.
 #[derive(Clone, Copy)]
@@ -24,7 +25,7 @@ pub enum Goal {
     Of(f64, &'static str),
     /// At most so many nanoseconds above this subject.
     Above(f64, &'static str),
-    /// Not to be told from this subject: above it by no more than the middle half of its samples reaches.
+    /// Not to be told from this subject: its median would be no outlier among that one's samples.
     Within(&'static str),
 }
 
@@ -52,7 +53,8 @@ pub struct Subject {
     pub name: &'static str,
     /// Its side.
     pub role: Role,
-    measure: Measure,
+    /// Takes a sample.
+    pub measure: Measure,
 }
 
 /// One traffic, and all who run it in turns.
@@ -62,11 +64,13 @@ pub struct Case {
     /// The unit of its figures.
     pub unit: &'static str,
     /// Cores it needs for a meaningful answer.
-    cores: usize,
-    turns: Turns,
+    pub cores: usize,
+    /// How many turns a sample has.
+    pub turns: Turns,
     /// What a reader must know of it besides.
     pub note: &'static str,
-    subjects: &'static [Subject],
+    /// Ours first.
+    pub subjects: &'static [Subject],
 }
 
 const fn ours(name: &'static str, measure: Measure, goal: Goal) -> Subject {
@@ -168,8 +172,14 @@ pub const CASES: &[Case] = &[
         1,
         &[
             ours("ours", yields::<ours::Ours>, Goal::OfBest(0.25)),
-            ours("ours, accounting", ours::yields_accounted, Goal::OfBest(0.6)).because(
-                "each poll reads the clock at its begin and at its end; the readings are nearly all of it",
+            ours(
+                "ours, accounting",
+                ours::yields_accounted,
+                Goal::OfBest(0.6),
+            )
+            .because(
+                "each poll reads the clock at its begin and at its end; the readings \
+                    are nearly all of it",
             ),
             peer("tokio", yields::<TokioPlain>),
             peer("tokio LocalSet", yields::<tokio::Local>),
@@ -181,12 +191,18 @@ pub const CASES: &[Case] = &[
             limit("one clock reading", bare::clock),
         ],
     )
-    .note("a bare list is a pop, an indirect call and a push, without a future or a waker"),
+    .note(
+        "a bare list is a pop, an indirect call and a push, without a future or \
+                    a waker",
+    ),
     case(
         "spawn and join an empty thread",
         1,
         &[
-            ours("ours", spawns::<ours::Ours>, Goal::OfBest(0.5)),
+            ours("ours", spawns::<ours::Ours>, Goal::OfBest(0.5)).because(
+                "reference counts and the joiner's waker are locked operations, as \
+                    other CPUs may use both",
+            ),
             peer("tokio", spawns::<TokioPlain>),
             peer("tokio LocalSet", spawns::<tokio::Local>),
             peer("glommio", spawns::<glommio::Glommio>),
@@ -196,39 +212,73 @@ pub const CASES: &[Case] = &[
         ],
     )
     .note(
-        "all but embassy allocate a thread from the host's allocator and give it back; embassy allocates nothing, and keeps its \
-         thread's memory",
+        "all but embassy allocate a thread from the host's allocator and give \
+                    it back; embassy allocates nothing, and keeps its thread's memory",
     ),
     case(
         "request and reply on one CPU",
         1,
         &[
-            ours("ours, inline", ours::inline_calls, Goal::Of(0.01, "tokio LocalSet"))
-                .without_allocation(),
-            ours("ours, queued", ours::queued_calls, Goal::Of(0.3, "tokio LocalSet")),
-            peer("tokio LocalSet", local_calls::<tokio::Local, tokio::Channels>),
-            peer("glommio", local_calls::<glommio::Glommio, glommio::LocalChannels>),
-            peer("monoio", local_calls::<monoio::Monoio, monoio::LocalChannels>),
+            ours(
+                "ours, inline",
+                ours::inline_calls,
+                Goal::Of(0.01, "tokio LocalSet"),
+            )
+            .without_allocation(),
+            ours(
+                "ours, queued",
+                ours::queued_calls,
+                Goal::Of(0.3, "tokio LocalSet"),
+            )
+            .because("a reply slot is allocated, and two threads are woken and polled"),
+            peer(
+                "tokio LocalSet",
+                local_calls::<tokio::Local, tokio::Channels>,
+            ),
+            peer(
+                "glommio",
+                local_calls::<glommio::Glommio, glommio::LocalChannels>,
+            ),
+            peer(
+                "monoio",
+                local_calls::<monoio::Monoio, monoio::LocalChannels>,
+            ),
             peer(
                 "async-executor",
                 local_calls::<async_executor::AsyncExecutor, async_executor::Channels>,
             ),
-            peer("embassy", local_calls::<embassy::Embassy, embassy::LocalChannels>),
+            peer(
+                "embassy",
+                local_calls::<embassy::Embassy, embassy::LocalChannels>,
+            ),
         ],
     )
-    .note("inline: the server is idle, and answers within the call; queued: it says Later, and its thread answers"),
+    .note(
+        "inline: the server is idle, and answers within the call; queued: it \
+                    says Later, and its thread answers",
+    ),
     case(
         "request and reply across CPUs, both awake",
         2,
         &[
-            ours("ours", ours::calls_between_awake, Goal::Of(4.0, "cache line there and back")),
+            ours(
+                "ours",
+                ours::calls_between_awake,
+                Goal::Of(4.0, "cache line there and back"),
+            ),
             peer("tokio", calls_between_awake::<TokioPlain, tokio::Channels>),
-            peer("glommio", calls_between_awake::<glommio::Glommio, glommio::SharedChannels>),
+            peer(
+                "glommio",
+                calls_between_awake::<glommio::Glommio, glommio::SharedChannels>,
+            ),
             peer(
                 "async-executor",
                 calls_between_awake::<async_executor::AsyncExecutor, async_executor::Channels>,
             ),
-            peer("embassy", calls_between_awake::<embassy::Embassy, embassy::SharedChannels>),
+            peer(
+                "embassy",
+                calls_between_awake::<embassy::Embassy, embassy::SharedChannels>,
+            ),
             limit("cache line there and back", bare::cache_line),
         ],
     ),
@@ -236,15 +286,28 @@ pub const CASES: &[Case] = &[
         "request and reply across CPUs, both asleep",
         2,
         &[
-            ours("ours", ours::calls_between_asleep, Goal::Of(1.2, "futex there and back")),
+            ours(
+                "ours",
+                ours::calls_between_asleep,
+                Goal::Of(1.2, "futex there and back"),
+            ),
             peer("tokio", calls_between_asleep::<TokioPlain, tokio::Channels>),
-            peer("glommio", calls_between_asleep::<glommio::Glommio, glommio::SharedChannels>),
-            peer("monoio", calls_between_asleep::<monoio::Monoio, tokio::Channels>),
+            peer(
+                "glommio",
+                calls_between_asleep::<glommio::Glommio, glommio::SharedChannels>,
+            ),
+            peer(
+                "monoio",
+                calls_between_asleep::<monoio::Monoio, tokio::Channels>,
+            ),
             peer(
                 "async-executor",
                 calls_between_asleep::<async_executor::AsyncExecutor, async_executor::Channels>,
             ),
-            peer("embassy", calls_between_asleep::<embassy::Embassy, embassy::SharedChannels>),
+            peer(
+                "embassy",
+                calls_between_asleep::<embassy::Embassy, embassy::SharedChannels>,
+            ),
             limit("futex there and back", bare::futex),
             limit("eventfd there and back", bare::eventfd),
         ],
@@ -268,18 +331,27 @@ pub const CASES: &[Case] = &[
             limit("one exchange", bare::exchange_contended),
         ],
     ),
-    timer_case("insert one of a million timers", &[
-        ours("ours", timers::insert::<ours::Ours>, Goal::Of(0.5, "tokio")),
-        peer("tokio", timers::insert::<TokioTimed>),
-    ]),
-    timer_case("cancel one of a million timers", &[
-        ours("ours", timers::cancel::<ours::Ours>, Goal::Of(0.5, "tokio")),
-        peer("tokio", timers::cancel::<TokioTimed>),
-    ]),
-    timer_case("fire one of a million timers", &[
-        ours("ours", timers::fire::<ours::Ours>, Goal::Of(0.5, "tokio")),
-        peer("tokio", timers::fire::<TokioTimed>),
-    ]),
+    timer_case(
+        "insert one of a million timers",
+        &[
+            ours("ours", timers::insert::<ours::Ours>, Goal::Of(0.5, "tokio")),
+            peer("tokio", timers::insert::<TokioTimed>),
+        ],
+    ),
+    timer_case(
+        "cancel one of a million timers",
+        &[
+            ours("ours", timers::cancel::<ours::Ours>, Goal::Of(0.5, "tokio")),
+            peer("tokio", timers::cancel::<TokioTimed>),
+        ],
+    ),
+    timer_case(
+        "fire one of a million timers",
+        &[
+            ours("ours", timers::fire::<ours::Ours>, Goal::Of(0.5, "tokio")),
+            peer("tokio", timers::fire::<TokioTimed>),
+        ],
+    ),
     case(
         "allocate and free 64 bytes",
         1,
@@ -290,7 +362,10 @@ pub const CASES: &[Case] = &[
             peer("glibc", memory::glibc_local),
         ],
     )
-    .note("called as each one's global allocator is called: ours finds its CPU and opens a critical section"),
+    .note(
+        "called as each one's global allocator is called: ours finds its CPU \
+                    and opens a critical section",
+    ),
     case(
         "allocate 64 bytes, freed by another CPU",
         2,
@@ -311,23 +386,36 @@ pub const CASES: &[Case] = &[
             peer("tokio LocalSet", memory::idle::<tokio::Local>),
             peer("glommio", memory::idle::<glommio::Glommio>),
             peer("monoio", memory::idle::<monoio::Monoio>),
-            peer("async-executor", memory::idle::<async_executor::AsyncExecutor>),
+            peer(
+                "async-executor",
+                memory::idle::<async_executor::AsyncExecutor>,
+            ),
             peer("embassy", embassy::idle_bytes),
         ],
     )
     .a_million(3)
     .in_bytes()
     .note(
-        "everything allocated until the thread waits. Ours, from the kernel's slabs with their zones' share: name, spawn site, \
-         priority, number, owner, run time and polls, all-threads list, run queue, wake mark, join state, reference count, \
-         future. A peer's, from the host's allocator with its header: header and future, and its place in the list of tasks; no \
-         name, no accounting.",
+        "everything allocated until the thread waits. Ours, from the kernel's \
+                    slabs with their zones' share: name, spawn site, priority, number, \
+                    owner, run time and polls, all-threads list, run queue, wake mark, \
+                    join state, reference count, future. A peer's, from the host's \
+                    allocator with its header: header and future, and its place in the \
+                    list of tasks; no name, no accounting.",
     ),
     case(
         "one trace event",
         1,
         &[
-            ours("ours, on", ours::events, Goal::Above(2.0, "one clock reading")),
+            ours(
+                "ours, on",
+                ours::events,
+                Goal::Above(2.0, "one clock reading"),
+            )
+            .because(
+                "a record is four stores between two of a critical section, in a \
+                    function of its own",
+            ),
             limit("one clock reading", bare::clock),
         ],
     ),
@@ -335,130 +423,20 @@ pub const CASES: &[Case] = &[
         "a trace event that is off, in each poll",
         1,
         &[
-            ours("ours, one more", ours::yields_with_event_off::<true>, Goal::Within("yield without it")),
+            ours(
+                "ours, one more",
+                ours::yields_with_event_off::<true>,
+                Goal::Within("yield without it"),
+            ),
             limit("yield without it", ours::yields_with_event_off::<false>),
         ],
     )
-    .note("events cannot be compiled out, so one more is compiled in; the limit is by how much the middle half of the samples without it differ"),
+    .note(
+        "events cannot be compiled out, so one more is compiled in; \
+         the goal is to be no outlier among the samples without it",
+    ),
 ];
 
 const fn timer_case(name: &'static str, subjects: &'static [Subject]) -> Case {
     case(name, 1, subjects).a_million(10)
-}
-
-/// A judged figure.
-pub struct Line {
-    /// Its case.
-    pub case: &'static Case,
-    /// Its subject.
-    pub subject: &'static str,
-    /// The side of the subject.
-    pub role: Role,
-    /// The figure.
-    pub row: Row,
-}
-
-impl Case {
-    /// Measures everyone, ours first. With `only` given, that subject alone, without judging it.
-    pub fn measure(&'static self, effort: Effort, only: Option<&str>) -> Vec<Line> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        if cores < self.cores {
-            eprintln!("no row for {}: it needs {} cores", self.name, self.cores);
-            return Vec::new();
-        }
-        let wanted = self
-            .subjects
-            .iter()
-            .filter(|subject| only.is_none_or(|only| only == subject.name))
-            .map(|subject| (subject.name, subject.measure));
-        let taken = measure::in_turns(self.name, wanted, self.turns, effort);
-        let mut lines = Vec::new();
-        for subject in self.subjects {
-            if only.is_some_and(|only| only != subject.name) {
-                continue;
-            }
-            let found = find(&taken, subject.name);
-            let samples = found.map_or(&[][..], |taken| &taken.samples);
-            let mut row = self.row(subject.name, self.unit, samples);
-            match subject.role {
-                Role::Ours { goal, .. } if only.is_none() => row = self.judge(row, goal, &taken),
-                // A peer that cannot run here is named beside ours.
-                Role::Peer | Role::Limit if samples.is_empty() => continue,
-                _ => {}
-            }
-            lines.push(self.line(subject, row));
-            if let (Role::Ours { free: true, .. }, Some(found)) = (subject.role, found) {
-                let name = format!("{}, allocations", subject.name);
-                let row = self.row(&name, "", &[found.allocations]).at_most(0.0);
-                lines.push(self.line(subject, row));
-            }
-        }
-        lines
-    }
-
-    fn row(&self, subject: &str, unit: &str, samples: &[f64]) -> Row {
-        Row::new(
-            "executor",
-            &format!("{}: {subject}", self.name),
-            unit,
-            samples,
-        )
-    }
-
-    fn line(&'static self, subject: &Subject, row: Row) -> Line {
-        Line {
-            case: self,
-            subject: subject.name,
-            role: subject.role,
-            row,
-        }
-    }
-
-    /// The row beside the best peer, with its limit.
-    fn judge(&self, row: Row, goal: Goal, taken: &[Taken]) -> Row {
-        let peers = || {
-            let all = self.subjects.iter();
-            all.filter(|subject| matches!(subject.role, Role::Peer))
-                .map(|subject| (subject.name, find(taken, subject.name)))
-        };
-        let best = peers()
-            .filter_map(|(_, taken)| taken)
-            .min_by(|a, b| a.median().total_cmp(&b.median()));
-        let missing: String = peers()
-            .filter(|(_, taken)| taken.is_none())
-            .map(|(name, _)| format!(", no {name} here"))
-            .collect();
-        // A goal that cannot be known is not reached.
-        let median = |name| find(taken, name).map_or(f64::NAN, Taken::median);
-        let most = match goal {
-            Goal::OfBest(factor) => factor * best.map_or(f64::NAN, Taken::median),
-            Goal::Of(factor, name) => factor * median(name),
-            Goal::Above(more, name) => more + median(name),
-            Goal::Within(name) => find(taken, name).map_or(f64::NAN, |taken| {
-                taken.median() + interquartile_range(&taken.samples)
-            }),
-        };
-        let beside = match goal {
-            Goal::OfBest(_) => best,
-            Goal::Of(_, name) | Goal::Above(_, name) | Goal::Within(name) => find(taken, name),
-        };
-        match beside {
-            Some(beside) => row.beside(&format!("{}{missing}", beside.name), beside.median()),
-            None => row,
-        }
-        .at_most(most)
-    }
-}
-
-fn find<'t>(taken: &'t [Taken], name: &str) -> Option<&'t Taken> {
-    taken.iter().find(|taken| taken.name == name)
-}
-
-/// How far the middle half of the samples reaches.
-fn interquartile_range(samples: &[f64]) -> f64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len().div_ceil(2);
-    let (lower, upper) = (&sorted[..middle], &sorted[sorted.len() - middle..]);
-    median_and_spread(upper).0 - median_and_spread(lower).0
 }

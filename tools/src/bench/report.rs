@@ -112,7 +112,7 @@ pub fn print(rows: &[Row], json: bool) -> Result<()> {
         for row in rows {
             println!("{}", serde_json::to_string(row)?);
         }
-    } else {
+    } else if !rows.is_empty() {
         print!("{}", table(rows));
     }
     Ok(())
@@ -217,6 +217,8 @@ mod tests {
             json,
             r#"{"bench":"boot","row":"q35, 4 vCPUs","unit":"s","value":0.1,"spread":0.0,"peer":"empty","peer_value":0.08,"limit_value":0.12,"goal":"at most","ok":true}"#
         );
-        assert!(table(&[row]).contains("<= 0.12 s  ok"));
+        assert!(table(std::slice::from_ref(&row)).contains("<= 0.12 s  ok"));
+        assert!(table(&[row.at_most(0.05)]).contains("<= 0.050 s  FAILED"));
+        assert!(!table(&[Row::new("boot", "shown", "s", &[0.1])]).contains("ok"));
     }
 }
