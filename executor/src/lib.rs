@@ -12,7 +12,8 @@
 //! is locked. Start at `cpu.rs`, whose loop is the whole machine; `thread.rs` says how a thread lives and is woken,
 //! `inbox.rs` why no wake is lost.
 //!
-//! Under `--cfg loom` only the lock-free structures are compiled, for the models in `tests/loom/`.
+//! Under `--cfg loom` only the lock-free structures are compiled, for the models in `tests/loom/`; under `--cfg shuttle`
+//! everything is, on a machine of `tests/shuttle/` whose CPUs take turns at every atomic operation.
 #![no_std]
 
 extern crate alloc;
@@ -26,6 +27,7 @@ pub mod trace;
 pub mod parts {
     pub use crate::{
         inbox::Inbox,
+        life::Life,
         mark::WakeMark,
         reply::ReplySlot,
         ring::{CAPACITY, Ring},
@@ -34,6 +36,7 @@ pub mod parts {
 }
 
 mod inbox;
+mod life;
 mod mark;
 mod reply;
 mod ring;

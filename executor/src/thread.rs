@@ -4,7 +4,7 @@
 //!
 //! | fields | who |
 //! |---|---|
-//! | `refs`, `mark`, `owner`, `join` | anybody, by atomic operations |
+//! | `life`, `mark`, `owner` | anybody, by atomic operations |
 //! | `queued` ... `run_ns`, the future | the owner CPU alone |
 //! | `id`, `name`, `site`, `vtable`, `cpu0` | written once, then read by anybody |
 //!
@@ -18,13 +18,30 @@
 //! ```
 //!
 //! A waker used on the owner's CPU queues the thread. Anywhere else it sends one IPI message to the owner, and never
-//! touches a queue (trap 74). The memory goes when the last reference goes, on whichever CPU that is; the future never
-//! outlives its poll on the owner.
+//! touches a queue (trap 74). The memory goes when the last reference goes, on whichever CPU that is (`life.rs`); the
+//! future never outlives its poll on the owner.
+//!
+//! A wake against a move:
+//!
+//! ```text
+//!   waker on another CPU                    old owner                            new owner
+//!   make the condition true                 take it off the list
+//!   mark := set            (swap)           owner := new        (release)
+//!   read owner            (acquire)         send the arrival
+//!   send it the message
+//!                                           message: I am not owner? send it on  message: clear the mark, schedule
+//!                                                                                arrival: put on the list, schedule
+//! ```
+//!
+//! The owner is named before the thread leaves, and by its present owner alone, so a message that follows the name
+//! arrives at last. One that overtakes the arrival finds the thread in transit and schedules nothing: the arrival
+//! does, and its first poll sees the condition.
 
 use crate::{
     Cpu, CpuId, Priority, current, ipi,
+    life::Life,
     mark::WakeMark,
-    sync::{AtomicPtr, AtomicU8, AtomicUsize, Ordering},
+    sync::{AtomicPtr, Ordering},
 };
 use alloc::boxed::Box;
 use core::{
@@ -38,19 +55,11 @@ use core::{
 };
 use futures_util::task::AtomicWaker;
 
-/// The output is stored.
-pub(crate) const JOIN_DONE: u8 = 1;
-/// Nobody will ask for the output.
-pub(crate) const JOIN_DETACHED: u8 = 2;
-/// Its CPU has stopped: there will be no output.
-const JOIN_ABANDONED: u8 = 4;
-
 /// The part of a thread that does not depend on its future's type.
 #[repr(C)]
 pub(crate) struct Header {
-    refs: AtomicUsize,
+    life: Life,
     pub(crate) mark: WakeMark,
-    join: AtomicU8,
     pub(crate) owner: AtomicPtr<Cpu>,
     vtable: &'static VTable,
     /// Next in the run queue.
@@ -110,8 +119,7 @@ impl core::ops::Deref for ThreadRef {
 
 impl Clone for ThreadRef {
     fn clone(&self) -> Self {
-        // SAFETY: as for deref; a count cannot overflow before memory does.
-        unsafe { (*self.0).refs.fetch_add(1, Ordering::Relaxed) };
+        self.life.retain();
         Self(self.0)
     }
 }
@@ -153,10 +161,9 @@ impl ThreadRef {
 /// # Safety
 /// The caller owns one count of `header` and gives it up.
 unsafe fn release(header: *const Header) {
-    // SAFETY: alive until the count reaches zero, which is decided by this very operation; AcqRel as for any
-    // reference count: the last one sees what the others did.
+    // SAFETY: alive until the count reaches zero, which is decided by this very operation.
     unsafe {
-        if (*header).refs.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if (*header).life.release() {
             ((*header).vtable.free)(header);
         }
     }
@@ -174,9 +181,8 @@ pub(crate) fn create<F: Future + 'static>(
 ) -> (ThreadRef, ThreadRef) {
     let block = Box::new(Block {
         header: Header {
-            refs: AtomicUsize::new(2),
+            life: Life::new(),
             mark: WakeMark::new(),
-            join: AtomicU8::new(0),
             owner: AtomicPtr::new(ptr::from_ref(cpu).cast_mut()),
             vtable: &VTable {
                 poll: poll::<F>,
@@ -257,8 +263,7 @@ impl Header {
     /// Publishes the output and wakes whoever joins; drops it if nobody will.
     pub(crate) fn finish(&self) {
         self.finished.set(true);
-        let before = self.join.fetch_or(JOIN_DONE, Ordering::AcqRel);
-        if before & JOIN_DETACHED != 0 {
+        if self.life.finish() {
             // SAFETY: detached and done: this CPU is the last to touch the stage.
             unsafe { (self.vtable.clear)(self) };
         } else {
@@ -272,7 +277,7 @@ impl Header {
     /// The caller is the owner CPU, outside of any poll of this thread.
     pub(crate) unsafe fn abandon(&self) {
         self.finished.set(true);
-        self.join.fetch_or(JOIN_ABANDONED, Ordering::AcqRel);
+        self.life.abandon();
         // SAFETY: the owner touches an unfinished stage alone.
         unsafe { (self.vtable.clear)(self) };
     }
@@ -292,9 +297,7 @@ impl Header {
     #[cold]
     fn wake_from_afar(&self) {
         // A waker may outlive the thread's node; the owner that it names may be gone.
-        let ended = JOIN_DONE | JOIN_ABANDONED;
-        if self.join.load(Ordering::Acquire) & ended == 0 && self.mark.set() {
-            self.refs.fetch_add(1, Ordering::Relaxed);
+        if self.life.begin_wake(&self.mark) {
             // SAFETY: the count above travels with the message.
             let thread = unsafe { ThreadRef::from_raw(self) };
             ipi::send_wake(self.owner.load(Ordering::Acquire), thread);
@@ -311,11 +314,7 @@ fn unsafe_waker(header: *const Header) -> Waker {
 static WAKER: RawWakerVTable = RawWakerVTable::new(
     |data| {
         // SAFETY: the waker being cloned holds a count, so the header is alive.
-        unsafe {
-            (*data.cast::<Header>())
-                .refs
-                .fetch_add(1, Ordering::Relaxed)
-        };
+        unsafe { (*data.cast::<Header>()).life.retain() };
         RawWaker::new(data, &WAKER)
     },
     |data| {
@@ -350,9 +349,9 @@ unsafe impl<T: Send> Sync for JoinHandle<T> {}
 impl<T> JoinHandle<T> {
     pub(crate) fn new<F: Future<Output = T>>(thread: ThreadRef) -> Self {
         /// # Safety
-        /// The thread is JOIN_DONE, begins a `Block<F>`, and the caller is its one handle.
+        /// The thread is done, begins a `Block<F>`, and the caller is its one handle.
         unsafe fn take<F: Future>(header: *const Header) -> F::Output {
-            // SAFETY: after JOIN_DONE the stage belongs to the handle.
+            // SAFETY: once done the stage belongs to the handle.
             let stage = unsafe { &mut *(*header.cast::<Block<F>>()).stage.get() };
             match core::mem::replace(stage, Stage::Empty) {
                 Stage::Done(output) => output,
@@ -378,7 +377,7 @@ impl<T> JoinHandle<T> {
 
     /// True if the thread has ended.
     pub fn is_finished(&self) -> bool {
-        self.thread.join.load(Ordering::Acquire) & JOIN_DONE != 0
+        self.thread.life.is_done()
     }
 }
 
@@ -391,15 +390,14 @@ impl<T> Future for JoinHandle<T> {
                 return Poll::Pending;
             }
         }
-        // SAFETY: JOIN_DONE was read with acquire, and `take` was made for this thread's future.
+        // SAFETY: that it is done was read with acquire, and `take` was made for this thread's future.
         Poll::Ready(unsafe { (self.take)(self.thread.0) })
     }
 }
 
 impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
-        let before = self.thread.join.fetch_or(JOIN_DETACHED, Ordering::AcqRel);
-        if before & JOIN_DONE != 0 {
+        if self.thread.life.detach() {
             // SAFETY: done, and this was the one handle: the stage is ours. An output that is not Send is dropped
             // where it was made, because then the handle could not leave.
             unsafe { (self.thread.vtable.clear)(self.thread.0) };

@@ -173,20 +173,17 @@ fn run_part(part: Part, arguments: &Arguments) -> Result<Tally> {
             arguments,
         ),
         Part::Models => {
-            let mut command = cargo(&[
-                "test",
-                "--quiet",
-                "--locked",
-                "--release",
-                "-p",
-                "executor",
-                "--test",
-                "loom",
-            ]);
-            command.env("RUSTFLAGS", "--cfg loom");
-            // Other flags, other artefacts: kept apart so that neither build throws out the other.
-            command.env("CARGO_TARGET_DIR", host::target_directory().join("loom"));
-            tests(command, &[], arguments)
+            let mut tally = Tally::default();
+            for checker in ["loom", "shuttle"] {
+                let mut command = cargo(&["test", "--quiet", "--locked", "--release"]);
+                command.args(["-p", "executor", "--test", checker]);
+                command.env("RUSTFLAGS", format!("--cfg {checker}"));
+                // Other flags, other artefacts: kept apart so that neither build throws out the other.
+                let target = host::target_directory().join(checker);
+                command.env("CARGO_TARGET_DIR", target);
+                tally.add(tests(command, &[], arguments)?);
+            }
+            Ok(tally)
         }
         Part::Tsan => sanitizers::THREAD.run(arguments),
         Part::Asan => sanitizers::ADDRESS.run(arguments),
