@@ -6,6 +6,9 @@
 #   ANAX_KERNEL_CARGO, ANAX_KERNEL_RUSTC   build the kernel for x86_64-unknown-none
 #   ANAX_KERNEL_STD                        "shipped": rustup has the target's library; "build": cargo builds it
 #                                          from Debian's rust-web-src (RUSTC_BOOTSTRAP allows -Zbuild-std there)
+#   ANAX_SANITIZER_CARGO, _RUSTC           build tests and their std for ThreadSanitizer and AddressSanitizer; empty
+#                                          where that is impossible
+#   ANAX_SANITIZER_RUNTIME                 "shipped": it lies beside that std; else the folder with clang's
 # The choice is kept in out/setup.env: a second run reads it, looks whether the files still stand, and starts.
 #
 # First everything that is missing is gathered, then it is installed at one go: who may not install
@@ -18,7 +21,9 @@ SETUP_LOG=out/setup.log
 SETUP_PYTHON=out/python # a Python environment of our own, for what Debian has no package of
 SETUP_SOURCE_FILE=/etc/apt/sources.list.d/anax-security.list
 SETUP_RUSTUP='curl --proto =https -sSf https://sh.rustup.rs | sh -s -- -y'
-SETUP_CHOICE=(ANAX_CARGO ANAX_RUSTC ANAX_KERNEL_CARGO ANAX_KERNEL_RUSTC ANAX_KERNEL_STD SETUP_LIBRARY)
+SETUP_LLVM=19 # of bookworm's packages of LLVM, the one whose sanitizers Rust 1.96 can use
+SETUP_CHOICE=(ANAX_CARGO ANAX_RUSTC ANAX_KERNEL_CARGO ANAX_KERNEL_RUSTC ANAX_KERNEL_STD SETUP_LIBRARY
+    ANAX_SANITIZER_CARGO ANAX_SANITIZER_RUSTC ANAX_SANITIZER_RUNTIME)
 
 setup_needed=()   # packages without which the command cannot run
 setup_optional=() # packages without which some tests are skipped
@@ -148,6 +153,38 @@ setup_by_rustup() {
     timeout 300 "$rustup" target add "$SETUP_TARGET" >&2 </dev/null && setup_find_kernel
 }
 
+# A compiler whose std can be built anew, and a sanitizer's runtime to link with it.
+setup_find_sanitizers() {
+    local rustc=$ANAX_RUSTC cargo=$ANAX_CARGO root clang=/usr/lib/llvm-$SETUP_LLVM/lib/clang/$SETUP_LLVM/lib/linux
+    root=$("$rustc" --print sysroot)
+    ANAX_SANITIZER_CARGO='' ANAX_SANITIZER_RUSTC='' ANAX_SANITIZER_RUNTIME=''
+    if compgen -G "$root/lib/rustlib/x86_64-unknown-linux-gnu/lib/librustc-*_rt.tsan.a" >/dev/null && setup_has_std "$root"; then
+        ANAX_SANITIZER_RUNTIME=shipped rustc=$root/bin/rustc
+    else
+        # Debian's rustc comes without a runtime; that of its clang fits.
+        [ "$(setup_minor /usr/bin/rustc)" -ge "$SETUP_MINIMUM" ] && rustc=/usr/bin/rustc cargo=/usr/bin/cargo
+        setup_has_std "$("$rustc" --print sysroot)" && [ -f "$clang/libclang_rt.tsan-x86_64.a" ] || return 1
+        ANAX_SANITIZER_RUNTIME=$clang
+    fi
+    ANAX_SANITIZER_CARGO=$cargo ANAX_SANITIZER_RUSTC=$rustc
+}
+
+setup_has_std() { [ -d "$1/lib/rustlib/src/rust/library/std" ]; } # SYSROOT
+
+# For the parts tsan and asan; without them, both are skipped.
+setup_sanitizers() {
+    local rustup=''
+    [ "$(uname -sm)" = 'Linux x86_64' ] || return 0
+    [ -x "${ANAX_SANITIZER_RUSTC-}" ] && setup_has_std "$("$ANAX_SANITIZER_RUSTC" --print sysroot)" && return 0
+    if ! setup_find_sanitizers; then
+        rustup=$(command -v rustup) || rustup=$HOME/.cargo/bin/rustup
+        [ -x "$rustup" ] && [ "$ANAX_RUSTC" != /usr/bin/rustc ] || return 0
+        setup_say "adding the sources of Rust's library by rustup, for the tests under sanitizers"
+        timeout 300 "$rustup" component add rust-src >&2 </dev/null && setup_find_sanitizers || return 0
+    fi
+    setup_remember
+}
+
 # Which packages bring Rust: Debian 12 has it under a name of its own, in bookworm-security, which a bare
 # root may lack; later Debians and Ubuntu have rustup. Either way nothing outside the archive is needed first.
 setup_want_rust() {
@@ -237,6 +274,9 @@ setup_want_for() { # COMMAND
     if [ "${ANAX_CARGO:-/usr/bin/cargo}" = /usr/bin/cargo ] && [[ " ${setup_needed[*]} " != *" rustup "* ]]; then
         setup_want $list cargo-clippy rust-web-clippy
         setup_want $list rustfmt rustfmt-web
+        # What the sanitizers need beside it: the library's sources, and a runtime.
+        setup_want $list /usr/lib/rustlib/src/rust/library/std rust-web-src
+        setup_want $list "/usr/lib/llvm-$SETUP_LLVM/lib/clang/$SETUP_LLVM/lib/linux/libclang_rt.tsan-x86_64.a" "libclang-rt-$SETUP_LLVM-dev"
     fi
 }
 
@@ -270,8 +310,12 @@ setup_for() { # COMMAND [WORD...]
     [ $rust != wanted ] || setup_find_rust || setup_by_rustup \
         || setup_stop "missing Rust 1.$SETUP_MINIMUM or later${setup_vm:+ with the target $SETUP_TARGET}; fix it with: $SETUP_RUSTUP${setup_vm:+ -t $SETUP_TARGET}"
     [ $rust = recalled ] || setup_remember
-    [ "$1" != test ] || setup_python
+    if [ "$1" = test ]; then
+        setup_sanitizers
+        setup_python
+    fi
     export ANAX_CARGO ANAX_RUSTC ANAX_KERNEL_CARGO ANAX_KERNEL_RUSTC ANAX_KERNEL_STD
+    export ANAX_SANITIZER_CARGO ANAX_SANITIZER_RUSTC ANAX_SANITIZER_RUNTIME
     # The build follows the choice even where another cargo or rustc comes first on the PATH.
     export RUSTC=$ANAX_RUSTC
 }

@@ -4,6 +4,19 @@
 //! reply slot, the caller's CPU, and, on the way to another CPU, the message itself, so that a call costs one
 //! allocation and one cache line each way. The inline paths are inlined always: a `Call` returned in memory is written
 //! in parts and read back as a whole, a stall longer than all the rest of an inline answer.
+//!
+//! Where the two CPUs meet is the reply slot (`reply.rs`); the way there and back is ordered by the rings:
+//!
+//! ```text
+//!   caller                                 server's CPU
+//!   message into the flight
+//!   message with the flight into the ring  take it from the ring, and the message out of the flight
+//!   poll: waker into the slot              answer: reply into the slot; a waker was there?
+//!   Pending                                to the caller's CPU: the thread, by IPI message
+//!   message: schedule the thread           count of the flight -= 1
+//!   poll: take the reply
+//!   count of the flight -= 1
+//! ```
 
 use crate::{
     Cpu, critical, current, ipi,

@@ -18,7 +18,7 @@ use crate::{
     runqueue::RunQueue,
     slab::Heap,
     stats::Stats,
-    sync::CachePadded,
+    sync::{CachePadded, Fault, fault},
     thread::{Header, ThreadRef, flag},
     timer::Timers,
     token::WeakToken,
@@ -471,10 +471,15 @@ impl Cpu {
         let to = self.node().cpu(target);
         let thread_ref = self.disown(thread);
         thread.set(flag::IN_TRANSIT);
+        let to_ptr = ptr::from_ref(to).cast_mut();
+        if fault(Fault::ArrivalBeforeOwner) {
+            let thread = thread_ref.clone();
+            crate::ipi::send_arrival(to, thread_ref);
+            thread.owner.store(to_ptr, Ordering::Release);
+            return;
+        }
         // From this store on the thread is the target's: a wake from anywhere goes there (trap 20).
-        thread
-            .owner
-            .store(ptr::from_ref(to).cast_mut(), Ordering::Release);
+        thread.owner.store(to_ptr, Ordering::Release);
         crate::ipi::send_arrival(to, thread_ref);
     }
 

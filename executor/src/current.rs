@@ -36,8 +36,13 @@ mod machine {
     use super::Cpu;
     use core::{cell::Cell, ptr};
 
+    #[cfg(not(shuttle))]
     std::thread_local! {
         static CURRENT: Cell<*const Cpu> = const { Cell::new(ptr::null()) };
+    }
+    #[cfg(shuttle)]
+    shuttle::thread_local! {
+        static CURRENT: Cell<*const Cpu> = Cell::new(ptr::null());
     }
 
     #[inline(always)]

@@ -2,6 +2,16 @@
 //!
 //! Signals do not count: any number of them before a wait make that wait return once. The waiter then looks at
 //! everything there is and waits again.
+//!
+//! ```text
+//!   signaller                               waiter
+//!   make news                               register the waker
+//!   signalled := true        (swap)         signalled := false      (swap)
+//!   it was false? wake the waker            it was true? look at the news; else Pending
+//! ```
+//!
+//! If the signaller's swap comes first, the waiter's reads from it and sees the news. If it comes second, the waker was
+//! registered before, and is woken. A signal that finds `signalled` true wakes nobody: the one before it did.
 
 use crate::critical;
 use core::{

@@ -13,7 +13,8 @@
 //! is locked. Start at `cpu.rs`, whose loop is the whole machine; `thread.rs` says how a thread lives and is woken,
 //! `inbox.rs` why no wake is lost.
 //!
-//! Under `--cfg loom` only the lock-free structures are compiled, for the models in `tests/loom/`.
+//! Under `--cfg loom` only the lock-free structures are compiled, for the models in `tests/loom/`; under `--cfg shuttle`
+//! everything is, on a machine of `tests/shuttle/` whose CPUs take turns at every atomic operation.
 #![no_std]
 
 extern crate alloc;

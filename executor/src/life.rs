@@ -35,7 +35,10 @@
 //! Source: biased reference counting (Choi, Shull, Torrellas, PACT 2018); there the owner may lose its bias at any
 //! moment, here a thread's end is that moment, which spares the queue of objects to be merged.
 
-use crate::sync::{AtomicUsize, Fault, Ordering, UnsafeCell, fault};
+use crate::{
+    mark::WakeMark,
+    sync::{AtomicUsize, Fault, Ordering, UnsafeCell, fault},
+};
 use core::task::Waker;
 
 /// The output is stored.
@@ -111,6 +114,20 @@ impl Life {
     #[inline]
     pub fn retain(&self) {
         self.word.fetch_add(ONE, Ordering::Relaxed);
+    }
+
+    /// True if the caller must send the wake message, with the reference that was counted for it. Nobody else's need last
+    /// until it arrives: the waker may give up its own at once, and the thread may end before. That it has ended already
+    /// saves a message; the owner looks again.
+    #[must_use = "when true, send the wake message or the wake is lost"]
+    pub fn begin_wake(&self, mark: &WakeMark) -> bool {
+        if self.has_ended() || !mark.set() {
+            return false;
+        }
+        if !fault(Fault::WakeWithoutCount) {
+            self.retain();
+        }
+        true
     }
 
     /// One reference less. True: it was the last, and the memory is the caller's.
@@ -202,6 +219,11 @@ impl Life {
     /// Called by the handle as it goes. True: the thread is done, and the handle drops what is left of the output.
     #[must_use = "when true, the output is the caller's to drop"]
     pub fn detach(&self) -> bool {
+        if fault(Fault::DetachWithoutSwap) {
+            let before = self.word.load(Ordering::Acquire);
+            self.word.store(before | DETACHED, Ordering::Release);
+            return before & DONE != 0;
+        }
         self.is_done() || self.word.fetch_or(DETACHED, Ordering::AcqRel) & DONE != 0
     }
 

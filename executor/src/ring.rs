@@ -26,11 +26,11 @@ use crate::sync::{AtomicBool, AtomicUsize, CachePadded, Fault, Ordering, UnsafeC
 use alloc::boxed::Box;
 use core::mem::MaybeUninit;
 
-/// Slots in a ring; shrunk under loom so that a model can fill it.
-#[cfg(not(loom))]
+/// Slots in a ring; shrunk in models so that they can fill it.
+#[cfg(not(any(loom, shuttle)))]
 pub const CAPACITY: usize = 256;
-/// Slots in a ring; shrunk under loom so that a model can fill it.
-#[cfg(loom)]
+/// Slots in a ring; shrunk in models so that they can fill it.
+#[cfg(any(loom, shuttle))]
 pub const CAPACITY: usize = 2;
 
 const HALF: usize = CAPACITY / 2;

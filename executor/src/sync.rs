@@ -1,8 +1,9 @@
-//! The one place that names atomics and cells: core's, or loom's under `--cfg loom`.
+//! The one place that names atomics and cells: core's, or loom's under `--cfg loom`, or shuttle's under `--cfg shuttle`.
 //!
-//! Every lock-free structure of this crate is written against these types, so that the model checker drives the
-//! very code that runs. Under loom, [`fault`] can break a structure on purpose: a model that does not catch its
-//! broken twin proves nothing.
+//! Every lock-free structure of this crate is written against these types, so that a model checker drives the
+//! very code that runs: loom each structure alone, in all schedules and memory orders; shuttle the whole executor, in many
+//! random schedules of sequentially consistent steps. Under both, [`fault`] can break a structure on purpose: a model that
+//! does not catch its broken twin proves nothing.
 
 #[cfg(loom)]
 pub(crate) use loom::{
@@ -10,7 +11,12 @@ pub(crate) use loom::{
     sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
-#[cfg(not(loom))]
+#[cfg(shuttle)]
+pub(crate) use shuttle::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence,
+};
+
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) use core::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence,
 };
@@ -51,7 +57,7 @@ impl<T> core::ops::Deref for CachePadded<T> {
     }
 }
 
-/// A defect that a loom model plants to show that it would be noticed.
+/// A defect that a model plants to show that it would be noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The inbox's owner halts with a plain store instead of a compare-and-swap.
@@ -60,6 +66,12 @@ pub enum Fault {
     PublishBeforeWrite,
     /// The owner clears the in-flight mark after the poll instead of before it.
     ClearMarkAfterPoll,
+    /// A wake message has no reference of its own to the thread.
+    WakeWithoutCount,
+    /// The join handle marks that it goes by a load and a store.
+    DetachWithoutSwap,
+    /// A thread that moves is handed over before its new owner is named.
+    ArrivalBeforeOwner,
     /// The reply slot stores DONE without handing over the waker.
     DoneWithoutSwap,
     /// The reply's DONE is stored with relaxed ordering, before the result is visible.
@@ -103,20 +115,20 @@ pub enum Fault {
 }
 
 /// True if the running model has planted `fault`.
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 pub(crate) fn fault(fault: Fault) -> bool {
     planted::CURRENT.load(core::sync::atomic::Ordering::Relaxed) == fault as u8
 }
 
 /// Never, outside of a model.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 #[inline(always)]
 pub(crate) const fn fault(_: Fault) -> bool {
     false
 }
 
-/// What a loom model uses to plant a defect.
-#[cfg(loom)]
+/// What a model uses to plant a defect.
+#[cfg(any(loom, shuttle))]
 pub mod planted {
     use super::Fault;
     use core::sync::atomic::{AtomicU8, Ordering};

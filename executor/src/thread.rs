@@ -19,8 +19,24 @@
 //! ```
 //!
 //! A waker used on the owner's CPU queues the thread. Anywhere else it sends one IPI message to the owner, and never
-//! touches a queue (trap 74). The memory goes when the last reference goes, on whichever CPU that is; the future never
-//! outlives its poll on the owner.
+//! touches a queue (trap 74). The memory goes when the last reference goes, on whichever CPU that is (`life.rs`); the
+//! future never outlives its poll on the owner.
+//!
+//! A wake against a move:
+//!
+//! ```text
+//!   waker on another CPU                    old owner                            new owner
+//!   make the condition true                 take it off the list
+//!   mark := set            (swap)           owner := new        (release)
+//!   read owner            (acquire)         send the arrival
+//!   send it the message
+//!                                           message: I am not owner? send it on  message: clear the mark, schedule
+//!                                                                                arrival: put on the list, schedule
+//! ```
+//!
+//! The owner is named before the thread leaves, and by its present owner alone, so a message that follows the name
+//! arrives at last. One that overtakes the arrival finds the thread in transit and schedules nothing: the arrival
+//! does, and its first poll sees the condition.
 
 use crate::{
     Counter, Cpu, CpuId, Priority, current, ipi,
@@ -422,8 +438,7 @@ impl Header {
     #[cold]
     fn wake_from_afar(&self) {
         // A waker may outlive the thread's node; the owner that it names may be gone.
-        if !self.life.has_ended() && self.mark.set() {
-            self.retain();
+        if self.life.begin_wake(&self.mark) {
             // SAFETY: the count above travels with the message.
             let thread = unsafe { ThreadRef::from_raw(self) };
             ipi::send_wake(self.owner.load(Ordering::Acquire), thread);

@@ -1,4 +1,4 @@
-//! The wake mark.
+//! The wake mark, and the end of a thread.
 
 use super::*;
 
@@ -161,5 +161,88 @@ fn trap_21_memory_is_freed_once_after_the_last_reference_wherever_it_was_made() 
         ending.finish();
         elsewhere.join().unwrap();
         assert_eq!(ending.freed.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn a_wake_against_exit_finds_memory_and_the_output_is_dropped_once() {
+    // The executor's reference is the main thread's, the handle's another one's; the waker has a third.
+    check(&[Fault::WakeWithoutCount, Fault::DetachWithoutSwap], || {
+        struct Block {
+            life: Life,
+            mark: WakeMark,
+            messages: AtomicUsize,
+            output: UnsafeCell<Option<Box<u32>>>,
+            dropped: AtomicUsize,
+            freed: UnsafeCell<bool>,
+        }
+        impl Block {
+            fn release(&self) {
+                if self.life.release() {
+                    // SAFETY: loom checks the access; nobody else refers to the block.
+                    self.freed.with_mut(|freed| unsafe {
+                        assert!(!*freed, "freed twice");
+                        *freed = true;
+                    });
+                }
+            }
+            fn drop_output(&self) {
+                // SAFETY: loom checks the access.
+                let output = self.output.with_mut(|output| unsafe { (*output).take() });
+                assert_eq!(output.as_deref(), Some(&7));
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+            fn handle_messages(&self) {
+                while self.messages.load(Ordering::Acquire) != 0 {
+                    self.messages.fetch_sub(1, Ordering::AcqRel);
+                    // SAFETY: loom checks the access.
+                    self.freed
+                        .with(|freed| unsafe { assert!(!*freed, "a message to freed memory") });
+                    self.mark.clear(|| ());
+                    self.release();
+                }
+            }
+        }
+        let block = Arc::new(Block {
+            life: Life::new(2),
+            mark: WakeMark::new(),
+            messages: AtomicUsize::new(0),
+            output: UnsafeCell::new(None),
+            dropped: AtomicUsize::new(0),
+            freed: UnsafeCell::new(false),
+        });
+        block.life.retain();
+        let theirs = block.clone();
+        let waker = thread::spawn(move || {
+            if theirs.life.begin_wake(&theirs.mark) {
+                theirs.messages.fetch_add(1, Ordering::Release);
+            }
+            theirs.release();
+        });
+        let theirs = block.clone();
+        let handle = thread::spawn(move || {
+            if theirs.life.detach() {
+                theirs.drop_output();
+            }
+            theirs.release();
+        });
+        block.handle_messages();
+        // SAFETY: loom checks the access.
+        block
+            .output
+            .with_mut(|output| unsafe { *output = Some(Box::new(7)) });
+        // SAFETY: the owner, once.
+        if let Finish::Detached = unsafe { block.life.finish() } {
+            block.drop_output();
+        }
+        block.release();
+        waker.join().unwrap();
+        handle.join().unwrap();
+        block.handle_messages();
+        assert_eq!(block.dropped.load(Ordering::Relaxed), 1);
+        // SAFETY: loom checks the access.
+        block
+            .freed
+            .with(|freed| unsafe { assert!(*freed, "never freed") });
     });
 }

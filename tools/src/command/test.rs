@@ -16,6 +16,8 @@ use crate::host;
 use crate::kernel;
 use crate::node::NodeKind;
 
+mod sanitizers;
+
 /// The parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
@@ -27,8 +29,12 @@ enum Part {
     Kernel,
     /// Tests of the crates, on the host
     Host,
-    /// loom models of the lock-free parts
+    /// Models of the lock-free parts: all schedules of small ones (loom), many of large ones (shuttle)
     Models,
+    /// Tests where threads meet, under ThreadSanitizer
+    Tsan,
+    /// The same under AddressSanitizer
+    Asan,
     /// A thousand seeds of each of the simulator's scenarios
     Seeds,
     /// Whole systems: under QEMU, and as processes
@@ -41,7 +47,7 @@ pub struct Arguments {
     /// Only these parts
     #[arg(long = "only", value_name = "PART")]
     parts: Vec<Part>,
-    /// Only tests whose names contain this
+    /// Only tests whose names contain this, or the part of this name
     filter: Option<String>,
     /// Show the names of passing tests too
     #[arg(short, long)]
@@ -84,7 +90,16 @@ impl Tally {
 }
 
 /// Does it. Status 0 only if nothing failed.
-pub fn run(arguments: Arguments) -> Result<ExitCode> {
+pub fn run(mut arguments: Arguments) -> Result<ExitCode> {
+    if let Some(part) = arguments
+        .filter
+        .as_deref()
+        .and_then(|word| Part::from_str(word, false).ok())
+        && arguments.parts.is_empty()
+    {
+        arguments.parts = vec![part];
+        arguments.filter = None;
+    }
     let parts = match &arguments.parts[..] {
         [] => Part::value_variants(),
         some => some,
@@ -154,24 +169,24 @@ fn run_part(part: Part, arguments: &Arguments) -> Result<Tally> {
                 "--exclude",
                 "tests",
             ]),
+            &[],
             arguments,
         ),
         Part::Models => {
-            let mut command = cargo(&[
-                "test",
-                "--quiet",
-                "--locked",
-                "--release",
-                "-p",
-                "executor",
-                "--test",
-                "loom",
-            ]);
-            command.env("RUSTFLAGS", "--cfg loom");
-            // Other flags, other artefacts: kept apart so that neither build throws out the other.
-            command.env("CARGO_TARGET_DIR", host::target_directory().join("loom"));
-            tests(command, arguments)
+            let mut tally = Tally::default();
+            for checker in ["loom", "shuttle"] {
+                let mut command = cargo(&["test", "--quiet", "--locked", "--release"]);
+                command.args(["-p", "executor", "--test", checker]);
+                command.env("RUSTFLAGS", format!("--cfg {checker}"));
+                // Other flags, other artefacts: kept apart so that neither build throws out the other.
+                let target = host::target_directory().join(checker);
+                command.env("CARGO_TARGET_DIR", target);
+                tally.add(tests(command, &[], arguments)?);
+            }
+            Ok(tally)
         }
+        Part::Tsan => sanitizers::THREAD.run(arguments),
+        Part::Asan => sanitizers::ADDRESS.run(arguments),
         Part::Seeds => seeds(),
         Part::System => {
             let mut command = cargo(&["test", "--quiet", "--locked", "-p", "tests"]);
@@ -184,7 +199,7 @@ fn run_part(part: Part, arguments: &Arguments) -> Result<Tally> {
                     }
                 };
             }
-            tests(command, arguments)
+            tests(command, &[], arguments)
         }
     }
 }
@@ -259,10 +274,10 @@ fn check(mut command: Command) -> Result<Tally> {
     })
 }
 
-/// Runs test programs, shows what matters of their output, and counts.
-fn tests(mut command: Command, arguments: &Arguments) -> Result<Tally> {
+/// Runs test programs, with these arguments of their own, shows what matters of their output, and counts.
+fn tests(mut command: Command, harness: &[&str], arguments: &Arguments) -> Result<Tally> {
     command.args(["--no-fail-fast", "--"]);
-    command.args(&arguments.filter);
+    command.args(&arguments.filter).args(harness);
     command.args(["--show-output", "--format", "pretty"]);
     let mut child = command
         .stdout(Stdio::piped())

@@ -62,11 +62,12 @@ impl Cable for TestCable {
 }
 
 struct Bench {
-    host: Hosted,
     cable: Arc<TestCable>,
     device: Arc<dyn net::Device>,
     network: Network,
     flushed: mpsc::Receiver<Vec<Vec<u8>>>,
+    /// Last, so that it goes last: the others may be memory of its heaps.
+    host: Hosted,
 }
 
 /// Two CPUs, and a card driven by CPU 0 with the address 192.0.2.1. `prepare` sees the node before it has a network.
