@@ -49,6 +49,7 @@ pub type InterruptHandler = Rc<dyn Fn()>;
 
 mod ending;
 mod interrupts;
+mod memory;
 mod observe;
 mod step;
 
@@ -440,6 +441,9 @@ impl Cpu {
     /// Handles the messages of everybody who told this CPU. Owner, at a poll point.
     pub(crate) fn drain(&self) {
         let bits = self.inbox.collect();
+        if self.heap.is_wanted() {
+            self.tidy_memory();
+        }
         let mut senders = bits & !OUTSIDE;
         self.hard.set(self.hard.get() + 1);
         while senders != 0 {
@@ -556,6 +560,7 @@ impl Cpu {
     fn fall_asleep(&self) -> Option<u64> {
         // Asleep, only what is really due may ring: the watchdog has nothing to watch.
         self.watch_ns.set(u64::MAX);
+        self.settle_memory();
         if self.timers.next_ns() != self.armed_ns.get() {
             self.set_hardware_timer(self.timers.next_ns());
         }

@@ -66,6 +66,8 @@ pub enum Fault {
     RelaxedDone,
     /// The owner takes the remote free list with a load and a store.
     TakeWithoutSwap,
+    /// A batch of freed objects is pushed with relaxed ordering.
+    RelaxedPush,
     /// A token is released with a plain store that forgets who waits.
     ReleaseForgetsWaiters,
     /// Two takers may both see a token free.

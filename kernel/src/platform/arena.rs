@@ -291,10 +291,8 @@ unsafe impl GlobalAlloc for HostedHeap {
             // SAFETY: the caller's promise.
             return unsafe { System.alloc(layout) };
         };
-        let memory = executor::critical::section(|| {
-            // SAFETY: see above.
-            unsafe { cpu.heap().allocate(zones, layout) }
-        });
+        // SAFETY: see above.
+        let memory = unsafe { cpu.allocate(zones, layout) };
         let Some(memory) = memory else {
             return match watched_slot(zones) {
                 Some(slot) => {
@@ -333,9 +331,7 @@ unsafe impl GlobalAlloc for HostedHeap {
             executor::try_current().filter(|cpu| cpu.node().zones().as_ref().is_some_and(own));
         match cpu {
             // SAFETY: the address is in this slot, so it came from a heap over these zones; see above.
-            Some(cpu) => executor::critical::section(|| unsafe {
-                cpu.heap().free(&slot.zones, object, layout);
-            }),
+            Some(cpu) => unsafe { cpu.free(&slot.zones, object, layout) },
             // SAFETY: as above.
             None => unsafe { Heap::free_from_outside(&slot.zones, object, layout) },
         }
