@@ -37,6 +37,7 @@ pub mod words;
 mod carp;
 mod ifconfig;
 mod machine;
+mod memory;
 mod netstat;
 mod ping;
 mod text;
@@ -105,6 +106,7 @@ pub fn all() -> impl Iterator<Item = &'static Command> {
     [
         text::COMMANDS,
         threads::COMMANDS,
+        memory::COMMANDS,
         tracing::COMMANDS,
         ifconfig::COMMANDS,
         carp::COMMANDS,
