@@ -17,10 +17,12 @@ use crate::{
     Call, Cpu, CpuId, Node,
     call::{Flight, Slot},
     critical, current, ipi,
+    slab::has_room,
     sync::CachePadded,
     trace::Event,
 };
 use alloc::{
+    alloc::Layout,
     collections::VecDeque,
     sync::{Arc, Weak},
 };
@@ -81,6 +83,9 @@ struct Request<S: Server, M> {
     message: M,
     id: u32,
 }
+
+/// A call on its way to another CPU's port.
+type Sent<S, M> = Flight<<M as Message>::Reply, Cell<Option<Request<S, M>>>>;
 
 /// Two parts on cache lines of their own: the handles' count and the owner's name, which every caller touches, and what
 /// is the owner's.
@@ -403,6 +408,23 @@ impl<S: Server> PortRef<S> {
         }
     }
 
+    /// As [`call`](Self::call), where memory is short an error: for what can do without the reply, as a user's request can.
+    ///
+    /// # Errors
+    /// The message, which was not sent.
+    pub fn try_call<M>(&self, message: M) -> Result<Call<M::Reply>, M>
+    where
+        M: Message + Send,
+        M::Reply: Send,
+        S: Serve<M>,
+    {
+        if has_room(Layout::new::<Sent<S, M>>()) {
+            Ok(self.call(message))
+        } else {
+            Err(message)
+        }
+    }
+
     /// Outlined, as everything that is not the inline answer. Gives the slot, in registers, and not the Call: that
     /// would be written to memory in parts and read back as a whole, a stall longer than the inline answer.
     #[inline(never)]
@@ -412,7 +434,6 @@ impl<S: Server> PortRef<S> {
         M::Reply: Send,
         S: Serve<M>,
     {
-        type Sent<S, M> = Flight<<M as Message>::Reply, Cell<Option<Request<S, M>>>>;
         /// # Safety
         /// `a` is the counted flight made below, and this is the owner CPU or none.
         unsafe fn arrive<S: Serve<M>, M: Message>(cpu: Option<&Cpu>, a: usize, _: usize) {

@@ -3,11 +3,11 @@
 //! The heap against a model, batch by batch, is in `src/slab/heap/tests.rs`; what is here needs CPUs.
 
 use executor::{
-    Cpu, CpuId, Mobile, critical, current,
+    Cpu, CpuId, Message, Mobile, Pending, Port, Put, Serve, Server, critical, current,
     hosted::{Hosted, Options},
     run_on,
-    slab::{Heap, ObjectCache, ZONE_SIZE, ZoneMap, try_box},
-    sleep, spawn_movable, spawn_on, yield_now,
+    slab::{Heap, ObjectCache, ZONE_SIZE, ZoneMap, may_fail, try_box},
+    sleep, spawn, spawn_movable, spawn_on, yield_now,
 };
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -147,13 +147,7 @@ fn trap_49_the_last_object_of_a_zone_is_freed_from_a_hard_section() {
 fn trap_51_what_is_freed_for_a_cpu_that_sleeps_is_found_when_memory_is_short() {
     let (hosted, zones) = start(2, 64);
     hosted.block_on(move || async move {
-        let eater = || async {
-            let mut all = use_up();
-            // What the executor itself needs may not fail.
-            all.truncate(all.len() - 60);
-            all
-        };
-        let all = spawn_on(CpuId(1), "eater", eater).await;
+        let all = spawn_on(CpuId(1), "eater", || async { use_up() }).await;
         assert!(all.len() > 400, "{}", all.len());
         // CPU 1 sleeps from here on, and all of it is its own. It is freed here...
         drop(all);
@@ -161,7 +155,7 @@ fn trap_51_what_is_freed_for_a_cpu_that_sleeps_is_found_when_memory_is_short() {
         // ...and wanted here: the first request may fail, and asks.
         let mut large = Vec::<u8>::new();
         until("the memory that CPU 1 had", || {
-            large.try_reserve_exact(2 << 20).is_ok()
+            may_fail(|| large.try_reserve_exact(2 << 20)).is_ok()
         })
         .await;
     });
@@ -303,7 +297,8 @@ fn a_cache_without_memory_says_none_and_goes_on_later() {
     hosted.block_on(|| async {
         let make = || {
             let mut buffer = Vec::<u8>::new();
-            buffer.try_reserve_exact(20_000).ok().map(|()| buffer)
+            may_fail(|| buffer.try_reserve_exact(20_000)).ok()?;
+            Some(buffer)
         };
         let cache = ObjectCache::new(current().node(), 4, make).unwrap();
         let kept = cache.get().unwrap();
@@ -347,4 +342,60 @@ fn what_is_freed_outside_of_every_cpu_comes_home() {
         cpu.heap().stats().remote_frees >= 300 * rounds
     });
     assert!(cpu.heap().stats().failures > 0);
+}
+
+/// Answers with what it got, later.
+struct Later;
+
+struct Question(u64);
+
+impl Message for Question {
+    type Reply = u64;
+}
+
+impl Server for Later {
+    type Work = Pending<Question>;
+}
+
+impl Serve<Question> for Later {
+    fn put(&self, message: Question) -> Put<Question> {
+        Put::Later(message)
+    }
+
+    fn queue(pending: Pending<Question>) -> Pending<Question> {
+        pending
+    }
+}
+
+#[test]
+fn a_call_is_refused_where_memory_is_short_and_its_message_comes_back() {
+    let (hosted, _) = start(2, 64);
+    hosted.block_on(|| async {
+        let open = || async {
+            let port = Port::new(Later);
+            let handle = port.handle();
+            let serve = async move {
+                loop {
+                    let pending = port.receive().await;
+                    let answer = pending.message().0;
+                    pending.reply(answer);
+                }
+            };
+            spawn("server", serve).detach();
+            handle
+        };
+        for cpu in [CpuId(0), CpuId(1)] {
+            let port = spawn_on(cpu, "open", open).await;
+            current().heap().fail_after(1);
+            let refused = port.try_call(Question(5)).map(drop);
+            assert_eq!(refused.map_err(|Question(number)| number), Err(5));
+            assert_eq!(port.try_call(Question(6)).ok().unwrap().await, 6);
+            // And while packets, say, have taken what there is: the executor itself goes on.
+            let all = use_up();
+            assert!(port.try_call(Question(7)).is_err());
+            assert_eq!(port.call(Question(8)).await, 8);
+            drop(all);
+            assert_eq!(port.try_call(Question(9)).ok().unwrap().await, 9);
+        }
+    });
 }

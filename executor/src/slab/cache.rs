@@ -10,7 +10,7 @@
 //! (magazines after Bonwick and Adams, "Magazines and Vmem", USENIX 2001), which calls the back end and the
 //! constructor as late, and has the depot.
 
-use super::try_box;
+use super::{may_fail, try_box};
 use crate::{CpuId, CpuLocal, Node, stats::Counter};
 use alloc::{boxed::Box, collections::TryReserveError, vec::Vec};
 use core::{cell::RefCell, fmt};
@@ -62,7 +62,7 @@ impl<T: Send> ObjectCache<T> {
         let mut rooms = Vec::new();
         for _ in 0..node.cpu_count() {
             let mut room = Vec::new();
-            room.try_reserve_exact(capacity)?;
+            may_fail(|| room.try_reserve_exact(capacity))?;
             rooms.push(room);
         }
         let magazine = |_: CpuId| Magazine {

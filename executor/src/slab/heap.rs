@@ -11,8 +11,8 @@
 //! alone. A zone is given back when all its objects are on its own list, so nobody can be about to free into it (trap
 //! 50); its first cache line is written before its first object is handed out, and never after.
 //!
-//! Alternative, tried: one list of free objects for each class, over all zones, sorted back when it grows too long.
-//! Freeing is as fast, but a burst pays for each object twice, and few objects hold many zones.
+//! The alternative, a list of free objects for each class over all zones, sorted back when it grows too long, frees as
+//! fast; but a burst would pay for each object twice, and few free objects would hold many zones.
 
 use super::{
     FreeNode, RemoteList, ZoneMap, checks,
@@ -45,6 +45,8 @@ pub struct Heap {
     batched: Cell<u64>,
     /// Empty zones on the partial lists.
     empty: Cell<u32>,
+    /// How many calls of [`may_fail`](super::may_fail) the requests that come now are in.
+    may_fail: Cell<u32>,
     large: Large,
     #[cfg(debug_assertions)]
     failpoint: Cell<u64>,
@@ -74,6 +76,7 @@ impl Heap {
             classes: [const { Class::new() }; CLASSES],
             batched: Cell::new(0),
             empty: Cell::new(0),
+            may_fail: Cell::new(0),
             large: Large {
                 requests: Counter::new(),
                 frees: Counter::new(),
@@ -328,16 +331,39 @@ impl Heap {
         Some(class.carve(number))
     }
 
-    /// Claims zones, if need be after this heap has given back what it can.
+    /// Claims zones, if need be after this heap has given back what it can. The reserve is for requests that may not
+    /// fail.
     ///
     /// # Safety
     /// As [`allocate`](Self::allocate).
     unsafe fn claim(&self, zones: &ZoneMap, count: usize) -> Option<NonNull<u8>> {
-        zones.claim(count).or_else(|| {
+        let reserve = if self.may_fail.get() == 0 {
+            0
+        } else {
+            zones.reserve()
+        };
+        let claim = || {
+            let enough = zones.free_zones() >= reserve.saturating_add(count);
+            enough.then(|| zones.claim(count)).flatten()
+        };
+        claim().or_else(|| {
             // SAFETY: the caller is the owner.
             unsafe { self.tidy(zones) };
-            zones.claim(count)
+            claim()
         })
+    }
+
+    /// Runs `f`, whose requests here may fail. Owner.
+    pub(super) fn while_may_fail<R>(&self, f: impl FnOnce() -> R) -> R {
+        struct Over<'a>(&'a Cell<u32>);
+        impl Drop for Over<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.0.get() - 1);
+            }
+        }
+        self.may_fail.set(self.may_fail.get() + 1);
+        let _over = Over(&self.may_fail);
+        f()
     }
 
     /// # Safety

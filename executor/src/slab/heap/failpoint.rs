@@ -3,8 +3,8 @@
 use super::Heap;
 
 impl Heap {
-    /// Makes the `nth` request from now fail, 1 being the next; 0 takes it back. For tests of what happens then: debug
-    /// builds alone have it. Owner.
+    /// Makes the `nth` request from now that [`may_fail`](crate::slab::may_fail) fail, 1 being the next; 0 takes it back.
+    /// Debug builds alone have it. Owner.
     #[cfg(debug_assertions)]
     pub fn fail_after(&self, nth: u64) {
         self.failpoint.set(nth);
@@ -18,6 +18,9 @@ impl Heap {
 
     #[cfg(debug_assertions)]
     pub(super) fn is_to_fail(&self) -> bool {
+        if self.may_fail.get() == 0 {
+            return false;
+        }
         let left = self.failpoint.get();
         self.failpoint.set(left.saturating_sub(1));
         left == 1

@@ -284,10 +284,32 @@ fn every_request_of_a_run_can_be_made_to_fail() {
         for request in 1..=3 {
             let layout = layout(if request == 2 { 2 * ZONE_SIZE } else { 64 }, 8);
             // SAFETY: one thread.
-            let met = unsafe { heap.allocate(&memory.zones, layout) }.is_some();
+            let met = heap.while_may_fail(|| unsafe { heap.allocate(&memory.zones, layout) });
+            let met = met.is_some();
             assert_eq!(met, request != nth);
         }
         assert_eq!((heap.fails_after(), heap.stats().failures), (0, nth));
+    }
+}
+
+#[test]
+fn what_may_fail_leaves_the_reserve_to_what_may_not() {
+    let memory = Memory::new(64);
+    assert_eq!(memory.zones.reserve(), 4);
+    let heap = Heap::new();
+    for size in [64, 5_000, ZONE_SIZE, 3 * ZONE_SIZE] {
+        let object = layout(size, 8);
+        let mut objects = heap.while_may_fail(|| use_up(&heap, &memory, object));
+        assert!((4..7).contains(&memory.zones.free_zones()), "{size}");
+        let others = use_up(&heap, &memory, object);
+        assert!(!others.is_empty(), "{size}");
+        objects.extend(others);
+        for object in objects {
+            // SAFETY: one thread; allocated above.
+            unsafe { heap.free(&memory.zones, object, layout(size, 8)) };
+        }
+        // SAFETY: one thread.
+        unsafe { heap.tidy(&memory.zones) };
     }
 }
 
