@@ -58,6 +58,7 @@ pub type InterruptHandler = Rc<dyn Fn()>;
 mod ending;
 mod idle;
 mod interrupts;
+mod memory;
 mod observe;
 mod step;
 
@@ -487,6 +488,9 @@ impl Cpu {
     pub(crate) fn drain(&self) {
         self.poll_ended.set(0);
         let bits = self.inbox.collect();
+        if self.heap.is_wanted() {
+            self.tidy_memory();
+        }
         let mut senders = bits & !OUTSIDE;
         self.hard.set(self.hard.get() + 1);
         while senders != 0 {

@@ -102,13 +102,13 @@ pub trait Serve<M: Message>: Server {
     fn queue(pending: Pending<M>) -> Self::Work;
 }
 
-/// A bounded port is full: the message, not sent.
+/// A bounded port is full, or memory is: the message, not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full<M>(pub M);
 
 impl<M> fmt::Display for Full<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the port is full")
+        f.write_str("the port, or memory, is full")
     }
 }
 

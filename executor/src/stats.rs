@@ -7,6 +7,11 @@ use core::sync::atomic::{AtomicU64, Ordering};
 pub struct Counter(AtomicU64);
 
 impl Counter {
+    /// At 0.
+    pub(crate) const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
     /// Adds `n`. For the owner CPU alone; a second writer would lose counts.
     #[inline]
     pub fn add(&self, n: u64) {

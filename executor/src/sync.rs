@@ -78,6 +78,8 @@ pub enum Fault {
     RelaxedDone,
     /// The owner takes the remote free list with a load and a store.
     TakeWithoutSwap,
+    /// A batch of freed objects is pushed with relaxed ordering.
+    RelaxedPush,
     /// Two takers may both see a token free.
     TakeWithoutExchange,
     /// A token is given back before what its holder did is visible.

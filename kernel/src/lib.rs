@@ -22,6 +22,8 @@ pub mod network;
 pub mod platform;
 pub mod report;
 pub mod services;
+#[cfg(all(test, feature = "process"))]
+mod short_of_memory;
 pub mod start;
 pub mod trace_stream;
 pub mod workload;

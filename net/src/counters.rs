@@ -81,6 +81,7 @@ counted! {
         FrameVirtualBackup: Ethernet, "dropped: to a virtual address while backup";
         FrameUnknownType: Ethernet, "dropped: unknown protocol";
         FrameQueueFull: Ethernet, "dropped: too many packets wait for the CPU of their flow";
+        NoMemory: Ethernet, "dropped: no memory to pass it on";
         FrameInterfaceDown: Ethernet, "dropped: interface down";
         SendInterfaceDown: Ethernet, "output dropped: interface down";
         SendVirtualBackup: Ethernet, "output dropped: from a virtual address while backup";
@@ -98,6 +99,7 @@ counted! {
         ArpUnsolicited: Arp, "ignored: nothing to learn for us";
         ArpTableFull: Arp, "output dropped: table full of unresolved addresses";
         ArpQueueFull: Arp, "output dropped: too many packets wait for one address";
+        ArpNoMemory: Arp, "output dropped: no memory to have it wait for an address";
         ArpTimeout: Arp, "output dropped: address did not answer";
 
         IpTooShort: Ip, "dropped: shorter than a header";
@@ -133,6 +135,7 @@ counted! {
         UdpNoPort: Udp, "dropped: no socket";
         UdpNoPortGroup: Udp, "dropped: broadcast or multicast, no socket";
         SocketFull: Udp, "dropped: full socket buffers";
+        SocketNoMemory: Udp, "dropped: no memory for its place in the socket's queue";
         SocketClosed: Udp, "dropped: socket closed meanwhile";
     }
 }

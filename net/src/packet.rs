@@ -12,6 +12,8 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::{Deref, DerefMut};
 
+use executor::slab::may_fail;
+
 /// There was no memory for a packet. The caller drops what it was about to send or receive and
 /// counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,13 @@ impl fmt::Display for OutOfMemory {
 
 impl core::error::Error for OutOfMemory {}
 
+/// An empty buffer for so many bytes.
+fn room_for(size: usize) -> Result<Vec<u8>, OutOfMemory> {
+    let mut buffer = Vec::new();
+    may_fail(|| buffer.try_reserve_exact(size)).map_err(|_| OutOfMemory)?;
+    Ok(buffer)
+}
+
 /// An owned packet. Having one tells you: nobody else can see or change its bytes.
 pub struct Packet {
     /// Headroom, data and nothing behind: the data is `buffer[start..]`.
@@ -36,8 +45,7 @@ impl Packet {
     /// A packet of `length` zero bytes with `headroom` bytes before them.
     pub fn allocate(headroom: usize, length: usize) -> Result<Packet, OutOfMemory> {
         let size = headroom.checked_add(length).ok_or(OutOfMemory)?;
-        let mut buffer = Vec::new();
-        buffer.try_reserve_exact(size).map_err(|_| OutOfMemory)?;
+        let mut buffer = room_for(size)?;
         buffer.resize(size, 0);
         Ok(Packet {
             buffer,
@@ -48,8 +56,7 @@ impl Packet {
     /// A packet holding a copy of `data`, with `headroom` bytes before it.
     pub fn copy_from(headroom: usize, data: &[u8]) -> Result<Packet, OutOfMemory> {
         let size = headroom.checked_add(data.len()).ok_or(OutOfMemory)?;
-        let mut buffer = Vec::new();
-        buffer.try_reserve_exact(size).map_err(|_| OutOfMemory)?;
+        let mut buffer = room_for(size)?;
         buffer.resize(headroom, 0);
         buffer.extend_from_slice(data);
         Ok(Packet {

@@ -8,6 +8,8 @@ use alloc::collections::VecDeque;
 use core::net::SocketAddrV4;
 use core::task::Waker;
 
+use executor::slab::may_fail;
+
 use crate::config;
 use crate::counters::{DropReason, Event};
 use crate::packet::Packet;
@@ -80,10 +82,7 @@ impl CpuStack {
         if queue.datagrams.len() >= config::SOCKET_DATAGRAMS {
             return Err(DropReason::SocketFull);
         }
-        queue
-            .datagrams
-            .try_reserve(1)
-            .map_err(|_| DropReason::SocketFull)?;
+        may_fail(|| queue.datagrams.try_reserve(1)).map_err(|_| DropReason::SocketNoMemory)?;
         match datagram.kind {
             DatagramKind::Udp => self.counters.event(Event::UdpDelivered),
             DatagramKind::EchoReply { .. } => self.counters.event(Event::IcmpEchoReplyReceived),

@@ -5,6 +5,7 @@
 //! not in the sender, as with every UDP. Both close when dropped; `close` also waits until
 //! every CPU has forgotten the binding.
 
+use alloc::alloc::Layout;
 use alloc::vec::Vec;
 use core::fmt;
 use core::future::poll_fn;
@@ -13,10 +14,15 @@ use core::net::{Ipv4Addr, SocketAddrV4};
 use core::task::Poll;
 use core::time::Duration;
 
+use executor::slab::{has_room, may_fail};
+
 use crate::counters::DropReason;
 use crate::network::Network;
 use crate::receive::{Datagram, DatagramKind};
 use crate::tables::{Binding, BindingKind, Change, ConfigError};
+
+/// Bytes that must be free for a socket to be opened.
+const SOCKET_BYTES: usize = 2048;
 
 /// A binding that is undone when dropped, and its receive queue.
 struct Socket {
@@ -34,6 +40,10 @@ impl Socket {
         address: Ipv4Addr,
         port: u16,
     ) -> Result<Socket, ConfigError> {
+        // For the change that goes to every CPU, and the receive queue.
+        if !has_room(Layout::new::<[u8; SOCKET_BYTES]>()) {
+            return Err(ConfigError::NoMemory);
+        }
         let owner = executor::current_cpu().0;
         let change = network
             .change_with(move |stack| {
@@ -287,8 +297,7 @@ impl Ping {
         length: usize,
     ) -> Result<(), DropReason> {
         let mut data = Vec::new();
-        data.try_reserve_exact(length)
-            .map_err(|_| DropReason::SendNoMemory)?;
+        may_fail(|| data.try_reserve_exact(length)).map_err(|_| DropReason::SendNoMemory)?;
         data.extend((0..length).map(|index| index as u8));
         let socket = self.socket.binding.socket;
         let shared = &self.socket.network.shared;

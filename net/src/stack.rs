@@ -14,6 +14,8 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
+use executor::slab::may_fail;
+
 use crate::address::{InterfaceIndex, MacAddress};
 use crate::arp::cache::{ArpCache, ArpKey, ArpState};
 use crate::config;
@@ -297,6 +299,8 @@ impl CpuStack {
             0 => self.free_port(kind).ok_or(ConfigError::TooMany)?,
             port => port,
         };
+        // The other CPUs' copies grow as this one does, but cannot refuse.
+        may_fail(|| self.tables.bindings.try_reserve(1)).map_err(|_| ConfigError::NoMemory)?;
         let socket = SocketId(self.next_socket);
         self.next_socket += 1;
         Ok(Binding {
@@ -319,7 +323,11 @@ impl CpuStack {
         None
     }
 
+    /// Notes something to do. What finds no memory for the note is not done, and counted.
     pub(crate) fn emit(&mut self, action: Action) {
+        if may_fail(|| self.actions.try_reserve(1)).is_err() {
+            return self.counters.drop(DropReason::NoMemory);
+        }
         self.actions.push_back(action);
     }
 

@@ -153,6 +153,8 @@ pub enum ConfigError {
     PortInUse,
     /// A limit of [`crate::config`] is reached.
     TooMany,
+    /// Memory is short; let go of something, or try again later.
+    NoMemory,
 }
 
 impl fmt::Display for ConfigError {
@@ -169,6 +171,7 @@ impl fmt::Display for ConfigError {
             ConfigError::NoSuchVirtual => "no such virtual address",
             ConfigError::PortInUse => "port already in use",
             ConfigError::TooMany => "too many",
+            ConfigError::NoMemory => "no memory for it",
         })
     }
 }

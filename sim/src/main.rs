@@ -375,6 +375,9 @@ fn tell(
         tally.steps as f64 / seconds / 1e6,
         tally.virtual_ns as f64 / 1e9 / seconds,
     )?;
+    for summary in &outcome.summaries {
+        writeln!(out, "  {summary}")?;
+    }
     Ok(())
 }
 

@@ -72,4 +72,9 @@ pub trait Observer {
         let _ = world;
         Ok(())
     }
+
+    /// What there is to say of a run that was kept to its end, in one line.
+    fn summary(&self) -> Option<String> {
+        None
+    }
 }

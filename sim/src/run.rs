@@ -22,6 +22,8 @@ pub struct Outcome {
     pub acts: Vec<(usize, Timed)>,
     /// What happened, in words, with times.
     pub story: Vec<(u64, String)>,
+    /// What there is to say of it all.
+    pub summaries: Vec<String>,
     /// What was traced.
     pub recorder: Option<Recorder>,
     /// What each node's console showed.
@@ -97,6 +99,7 @@ pub fn run(
         violation,
         acts,
         story: std::mem::take(&mut world.story),
+        summaries: std::mem::take(&mut world.summaries),
         recorder: world.recorder.take(),
         screens,
     };

@@ -82,6 +82,8 @@ pub struct World {
     pub recorder: Option<Recorder>,
     /// What has happened, in words.
     pub story: Vec<(u64, String)>,
+    /// What the observers say of it all, at the end.
+    pub summaries: Vec<String>,
 }
 
 impl World {
@@ -108,6 +110,7 @@ impl World {
             sent: Vec::new(),
             recorder: None,
             story: Vec::new(),
+            summaries: Vec::new(),
         }
     }
 
@@ -448,6 +451,11 @@ impl World {
     /// A promise that was not kept.
     pub fn end(&mut self) -> Result<(), Violation> {
         self.tell(|observer, world| observer.ended(world))?;
+        let summaries = self
+            .observers
+            .iter()
+            .filter_map(|observer| observer.summary());
+        self.summaries = summaries.collect();
         (0..self.hosts.len()).try_for_each(|node| self.go_down(node, None))
     }
 

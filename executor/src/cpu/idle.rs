@@ -87,6 +87,7 @@ impl Cpu {
     pub(super) fn fall_asleep(&self) -> Option<u64> {
         // Asleep, only what is really due may ring: the watchdog has nothing to watch.
         self.watch_ns.set(u64::MAX);
+        self.settle_memory();
         if self.reminders.due_ns() != u64::MAX {
             self.reminders.forget_found(self);
         }

@@ -9,13 +9,16 @@
 //! Room is counted where every CPU sees it (`room.rs`). The [`Line`] of those who wait for it is the owner's: each message that
 //! is taken lets the first of them in.
 
-use super::{Full, Message, Place, Port, PortRef, Put, Serve, Server, queue::Queue, queue_call};
+use super::{
+    Full, Message, Place, Port, PortRef, Put, Serve, Server, handle::Sent, queue::Queue, queue_call,
+};
 use crate::{
     call::{Call, Flight, Slot},
     current,
     room::Room,
+    slab::has_room,
 };
-use alloc::{boxed::Box, collections::VecDeque, sync::Arc};
+use alloc::{alloc::Layout, boxed::Box, collections::VecDeque, sync::Arc};
 use core::cell::RefCell;
 
 /// Who waits for room at a bounded port: one entry for each message beyond the bound, with a slot if somebody wants to be
@@ -101,24 +104,27 @@ fn count_full() {
 }
 
 impl<S: Server> PortRef<S> {
-    /// As [`call`](Self::call), for a caller that will not wait for room.
+    /// As [`call`](Self::call), for a caller that will not wait for room, and can do without the reply when memory is short,
+    /// as a user's request can.
     ///
     /// # Errors
-    /// The message, when it is not answered at once and the port is full.
+    /// The message, when it is not answered at once and the port, or this CPU's memory, is full.
     pub fn try_call<M>(&self, message: M) -> Result<Call<M::Reply>, Full<M>>
     where
         M: Message + Send,
         M::Reply: Send,
         S: Serve<M>,
     {
+        let enter = |message| match has_room(Layout::new::<Sent<S, M>>()) {
+            true => try_enter(&self.home, message),
+            false => Err(Full(message)),
+        };
         let Some((here, own)) = self.home.here() else {
-            return try_enter(&self.home, message).map(|m| Call::waiting(self.send_call(m)));
+            return enter(message).map(|m| Call::waiting(self.send_call(m)));
         };
         match own.try_put(here, message) {
             Put::Done(reply) => Ok(Call::ready(reply)),
-            Put::Later(message) => {
-                try_enter(&self.home, message).map(|m| Call::waiting(queue_call(here, own, m)))
-            }
+            Put::Later(message) => enter(message).map(|m| Call::waiting(queue_call(here, own, m))),
         }
     }
 

@@ -34,11 +34,14 @@ impl<S: Server> fmt::Debug for PortRef<S> {
 }
 
 /// A message on its way to another CPU's port.
-struct Request<S: Server, M> {
+pub(super) struct Request<S: Server, M> {
     port: Place<S>,
     message: M,
     id: u32,
 }
+
+/// A call on its way to another CPU's port.
+pub(super) type Sent<S, M> = Flight<<M as Message>::Reply, Cell<Option<Request<S, M>>>>;
 
 impl<S: Server> PortRef<S> {
     /// The CPU that the port lives on.
@@ -85,7 +88,6 @@ impl<S: Server> PortRef<S> {
         M::Reply: Send,
         S: Serve<M>,
     {
-        type Sent<S, M> = Flight<<M as Message>::Reply, Cell<Option<Request<S, M>>>>;
         /// # Safety
         /// `a` is the counted flight made below, and this is the owner CPU or none.
         unsafe fn arrive<S: Serve<M>, M: Message>(cpu: Option<&Cpu>, a: usize, _: usize) {

@@ -1,382 +1,400 @@
-//! The heap of one CPU: size classes, their zones, and what comes back from other CPUs.
+//! The heap of one CPU: what it has at hand of each size, and what goes to and comes from other CPUs.
 //!
-//! Each zone begins with a [`Zone`] header and belongs to the heap that claimed it. The owner allocates and frees
-//! with plain loads and stores, inside a critical section of its CPU when interrupts may allocate (the kernel's global
-//! allocator sees to that). Another CPU finds the owner in the header and pushes the object on its remote list.
+//! Each zone begins with a [`Zone`] header and belongs to the heap that claimed it. A class has one *current* zone,
+//! whose free objects are at hand in the heap itself: allocating takes the first, and freeing what lies in the current
+//! zone puts it back, without a look at the zone. Objects of the heap's other zones go back to their zone; those of
+//! other heaps are gathered, zone by zone, and sent home in batches (see `remote.rs`). All of it is plain loads and
+//! stores, inside a critical section of the CPU when interrupts may allocate ([`Cpu::allocate`](crate::Cpu::allocate)).
 //!
-//! The invariant that makes the unsafe code sound: an object is on exactly one list (its zone's free list or its
-//! owner's remote list) or allocated; a zone header is written by its owner alone, but for `owner`, which never changes
-//! while the zone has objects.
+//! The invariant that makes the unsafe code sound: an object is allocated, or on exactly one list (at hand, its zone's,
+//! a batch's, its owner's remote list), or behind its class's `fresh`; what is on a list is touched by the list's owner
+//! alone. A zone is given back when all its objects are on its own list, so nobody can be about to free into it (trap
+//! 50); its first cache line is written before its first object is handed out, and never after.
+//!
+//! The alternative, a list of free objects for each class over all zones, sorted back when it grows too long, frees as
+//! fast; but a burst would pay for each object twice, and few free objects would hold many zones.
 
-use super::{FreeNode, RemoteList, ZONE_SIZE, ZoneMap};
+use super::{
+    FreeNode, RemoteList, ZoneMap, checks,
+    classes::{CLASSES, SHAPES, class_of, zones_for},
+    zone::Zone,
+};
+use crate::{stats::Counter, sync::CachePadded};
 use core::{
     alloc::Layout,
     cell::Cell,
     ptr::{self, NonNull},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::AtomicBool,
 };
 
-/// The largest object carved from a zone; above it, whole zones.
-const LARGEST: usize = 16 * 1024;
-const CLASSES: usize = 36;
-const HEADER: usize = 64;
+mod class;
+mod failpoint;
+mod figures;
+mod tidy;
 
-/// The header of a zone in use as a slab.
-#[repr(C)]
-struct Zone {
-    owner: *const Heap,
-    class: Cell<u16>,
-    used: Cell<u16>,
-    /// Objects never handed out begin here.
-    fresh: Cell<u32>,
-    free: Cell<*mut FreeNode>,
-    next: Cell<*const Zone>,
-    previous: Cell<*const Zone>,
-    /// On its class's list: it has room.
-    listed: Cell<bool>,
-}
+use class::{Class, summary};
+pub use figures::{ClassStats, HeapStats};
 
-const _: () = assert!(size_of::<Zone>() <= HEADER);
-
-/// Numbers for `vmstat`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct HeapStats {
-    /// Zones that this heap holds as slabs.
-    pub zones: usize,
-    /// Objects allocated minus objects freed on this CPU. Only the sum over all CPUs has meaning (trap 52).
-    pub objects: isize,
-    /// Bytes allocated minus bytes freed on this CPU; as above.
-    pub bytes: isize,
-    /// Objects taken back from other CPUs.
-    pub remote_frees: u64,
-    /// Requests that could not be met.
-    pub failures: u64,
-}
-
-/// What [`HeapStats`] shows, as wrapping sums. The owner adds with plain loads and stores; anybody may read.
-struct Counts {
-    zones: AtomicU64,
-    objects: AtomicU64,
-    bytes: AtomicU64,
-    remote_frees: AtomicU64,
-    failures: AtomicU64,
-}
-
-#[inline]
-fn add(count: &AtomicU64, n: i64) {
-    let sum = count.load(Ordering::Relaxed).wrapping_add_signed(n);
-    count.store(sum, Ordering::Relaxed);
-}
+/// Empty zones that a heap keeps for its next requests: 512 KiB (DragonFly: 32 zones).
+const KEPT: u32 = 8;
 
 /// The slabs of one CPU.
 pub struct Heap {
-    /// Zones with room, by class; the first is allocated from.
-    partial: [Cell<*const Zone>; CLASSES],
+    classes: [Class; CLASSES],
+    /// A bit for each class with a batch.
+    batched: Cell<u64>,
+    /// Empty zones on the partial lists.
+    empty: Cell<u32>,
+    /// How many calls of [`may_fail`](super::may_fail) the requests that come now are in.
+    may_fail: Cell<u32>,
+    large: Large,
+    #[cfg(debug_assertions)]
+    failpoint: Cell<u64>,
+    /// What other CPUs write.
+    shared: CachePadded<Shared>,
+}
+
+/// Requests for whole zones.
+struct Large {
+    requests: Counter,
+    frees: Counter,
+    /// Zones requested minus zones freed.
+    zones: Counter,
+    failures: Counter,
+}
+
+struct Shared {
     remote: RemoteList,
-    counts: Counts,
-}
-
-impl core::fmt::Debug for Heap {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        self.stats().fmt(f)
-    }
-}
-
-/// The class of a request, or None if it gets whole zones.
-///
-/// Up to 128 bytes in steps of 16, then four classes to each doubling. A request with a larger alignment than 16 is
-/// rounded up to a power of two, whose objects lie at multiples of their size.
-#[inline]
-fn class_of(layout: Layout) -> Option<usize> {
-    let mut size = layout.size().max(1);
-    if layout.align() > 16 {
-        size = size.max(layout.align()).next_power_of_two();
-    }
-    if size <= 128 {
-        Some(size.div_ceil(16) - 1)
-    } else if size <= LARGEST {
-        // 129..=16384: the doubling, then which quarter of it.
-        let doubling = (usize::BITS - 1 - (size - 1).leading_zeros()) as usize; // 7..=13
-        let quarter = ((size - 1) >> (doubling - 2)) & 3;
-        Some(8 + (doubling - 7) * 4 + quarter)
-    } else {
-        None
-    }
-}
-
-/// The object size of a class, in bytes.
-const fn class_size(class: usize) -> usize {
-    if class < 8 {
-        (class + 1) * 16
-    } else {
-        let (doubling, quarter) = ((class - 8) / 4, (class - 8) % 4);
-        (128 << doubling) + (quarter + 1) * (32 << doubling)
-    }
-}
-
-/// Where a class's first object lies: after the header, and such that powers of two are aligned to their size.
-const fn first_object(class: usize) -> usize {
-    let size = class_size(class);
-    if size.is_power_of_two() && size > HEADER {
-        size
-    } else {
-        HEADER
-    }
-}
-
-const fn zones_for(size: usize) -> usize {
-    size.div_ceil(ZONE_SIZE)
+    /// Somebody found no memory: tidy up.
+    wanted: AtomicBool,
 }
 
 impl Heap {
     /// A heap that holds nothing.
     pub const fn new() -> Self {
         Self {
-            partial: [const { Cell::new(ptr::null()) }; CLASSES],
-            remote: RemoteList::new(),
-            counts: Counts {
-                zones: AtomicU64::new(0),
-                objects: AtomicU64::new(0),
-                bytes: AtomicU64::new(0),
-                remote_frees: AtomicU64::new(0),
-                failures: AtomicU64::new(0),
+            classes: [const { Class::new() }; CLASSES],
+            batched: Cell::new(0),
+            empty: Cell::new(0),
+            may_fail: Cell::new(0),
+            large: Large {
+                requests: Counter::new(),
+                frees: Counter::new(),
+                zones: Counter::new(),
+                failures: Counter::new(),
             },
+            #[cfg(debug_assertions)]
+            failpoint: Cell::new(0),
+            shared: CachePadded(Shared {
+                remote: RemoteList::new(),
+                wanted: AtomicBool::new(false),
+            }),
         }
     }
 
-    /// The numbers so far; exact on the CPU itself.
-    pub fn stats(&self) -> HeapStats {
-        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        HeapStats {
-            zones: get(&self.counts.zones) as usize,
-            objects: get(&self.counts.objects) as isize,
-            bytes: get(&self.counts.bytes) as isize,
-            remote_frees: get(&self.counts.remote_frees),
-            failures: get(&self.counts.failures),
-        }
-    }
-
-    /// Allocates `layout`, or None if `zones` has no memory left. Alignments above [`ZONE_SIZE`] are refused.
+    /// Allocates `layout`, or None if `zones` has no memory left. Alignments above [`ZONE_SIZE`](super::ZONE_SIZE) are
+    /// refused.
+    ///
+    /// # Panics
+    /// In debug builds, if memory was written after it was freed.
     ///
     /// # Safety
     /// The caller is this heap's CPU, with its interrupt handlers kept out. The heap never moves once it was used, and
     /// always gets the same `zones`.
     #[inline]
     pub unsafe fn allocate(&self, zones: &ZoneMap, layout: Layout) -> Option<NonNull<u8>> {
-        let Some(class) = class_of(layout) else {
-            return self.allocate_zones(zones, layout);
-        };
-        // SAFETY: the list holds zones of this heap.
-        let object = match unsafe { self.partial[class].get().as_ref() } {
-            // SAFETY: listed zones have room, and are ours.
-            Some(zone) => unsafe { self.take(zone) },
+        let Some(number) = class_of(layout) else {
             // SAFETY: the caller's promise.
-            None => unsafe { self.refill(zones, class) }?,
+            return unsafe { self.allocate_zones(zones, layout) };
         };
-        self.count(1, class_size(class) as isize);
-        Some(object)
-    }
-
-    /// # Safety
-    /// `zone` belongs to this heap and is on its class's list.
-    #[inline]
-    unsafe fn take(&self, zone: &Zone) -> NonNull<u8> {
-        let size = class_size(usize::from(zone.class.get()));
-        let head = zone.free.get();
-        let object = if head.is_null() {
-            let offset = zone.fresh.get() as usize;
-            zone.fresh.set((offset + size) as u32);
-            // SAFETY: a listed zone without freed objects has fresh ones: the offset is inside the zone.
-            unsafe { ptr::from_ref(zone).cast_mut().cast::<u8>().add(offset) }
-        } else {
-            // SAFETY: a node on the zone's free list is a free object of ours.
-            zone.free.set(unsafe { (*head).next.with(|next| *next) });
-            head.cast()
-        };
-        zone.used.set(zone.used.get() + 1);
-        if zone.free.get().is_null() && zone.fresh.get() as usize + size > ZONE_SIZE {
-            self.unlist(zone);
+        let class = &self.classes[number];
+        if cfg!(debug_assertions) && self.is_to_fail() {
+            class.failures.add(1);
+            return None;
         }
-        // SAFETY: inside a zone, hence not null.
-        unsafe { NonNull::new_unchecked(object) }
-    }
-
-    #[cold]
-    unsafe fn refill(&self, zones: &ZoneMap, class: usize) -> Option<NonNull<u8>> {
-        // SAFETY: the caller is the owner.
-        unsafe { self.drain(zones) };
-        if self.partial[class].get().is_null() {
-            let Some(memory) = zones.claim(1) else {
-                add(&self.counts.failures, 1);
-                return None;
-            };
-            let zone = memory.cast::<Zone>();
-            // SAFETY: just claimed: 64 KiB of memory that nobody else uses.
-            unsafe {
-                zone.write(Zone {
-                    owner: self,
-                    class: Cell::new(class as u16),
-                    used: Cell::new(0),
-                    fresh: Cell::new(first_object(class) as u32),
-                    free: Cell::new(ptr::null_mut()),
-                    next: Cell::new(ptr::null()),
-                    previous: Cell::new(ptr::null()),
-                    listed: Cell::new(false),
-                });
-                self.list(zone.as_ref());
-            }
-            add(&self.counts.zones, 1);
+        let mut node = class.free.get();
+        if node.is_null() {
+            // SAFETY: the caller is the owner.
+            node = unsafe { self.refill(zones, number) }?;
         }
-        // SAFETY: the list is not empty now.
-        Some(unsafe { self.take(&*self.partial[class].get()) })
-    }
-
-    #[cold]
-    fn allocate_zones(&self, zones: &ZoneMap, layout: Layout) -> Option<NonNull<u8>> {
-        let memory = (layout.align() <= ZONE_SIZE)
-            .then(|| zones.claim(zones_for(layout.size())))
-            .flatten();
-        match memory {
-            Some(_) => self.count(1, layout.size() as isize),
-            None => add(&self.counts.failures, 1),
+        if cfg!(debug_assertions) {
+            // SAFETY: the first free object of the current zone.
+            unsafe { checks::allocated(class.current.get(), node) };
         }
-        memory
+        // SAFETY: what is at hand is ours, and linked.
+        class.free.set(unsafe { FreeNode::next(node) });
+        class.requests.add(1);
+        NonNull::new(node.cast())
     }
 
     /// Frees what any heap over the same `zones` has allocated.
+    ///
+    /// # Panics
+    /// In debug builds, if `object` is free already, or was allocated with another layout.
     ///
     /// # Safety
     /// `object` was allocated with this `layout` and is not used any more; otherwise as [`allocate`](Self::allocate).
     #[inline]
     pub unsafe fn free(&self, zones: &ZoneMap, object: NonNull<u8>, layout: Layout) {
-        let Some(class) = class_of(layout) else {
-            self.count(-1, -(layout.size() as isize));
-            // SAFETY: large requests got whole zones.
-            unsafe { zones.release(object, zones_for(layout.size())) };
+        let Some(number) = class_of(layout) else {
+            return self.free_zones(zones, object, layout);
+        };
+        if cfg!(debug_assertions) {
+            // SAFETY: the caller's promise.
+            unsafe { checks::freed(object.as_ptr(), number, layout) };
+        }
+        let class = &self.classes[number];
+        class.frees.add(1);
+        let (zone, node) = (Zone::of(object.as_ptr()), object.as_ptr().cast());
+        if ptr::eq(zone, class.current.get()) {
+            // SAFETY: free from here on, and ours.
+            unsafe { FreeNode::link(node, class.free.get()) };
+            class.free.set(node);
+        } else {
+            // SAFETY: the caller's promise; an object keeps its zone's header alive.
+            unsafe { self.free_elsewhere(zones, number, &*zone, node) };
+        }
+    }
+
+    /// # Safety
+    /// As [`free`](Self::free); `node` lies in `zone`, which is not current.
+    #[inline(never)]
+    unsafe fn free_elsewhere(
+        &self,
+        zones: &ZoneMap,
+        number: usize,
+        zone: &Zone,
+        node: *mut FreeNode,
+    ) {
+        let batch = &self.classes[number].batch;
+        if ptr::eq(zone, batch.zone.get()) {
+            // SAFETY: free, and its owner hears of it only with the batch.
+            unsafe { FreeNode::link(node, batch.first.get()) };
+            batch.first.set(node);
+            batch.count.set(batch.count.get() + 1);
+        } else if ptr::eq(zone.owner, self) {
+            // SAFETY: a chain of one.
+            unsafe { self.put(zones, zone, node, node, 1) };
+            return;
+        } else {
+            // SAFETY: the caller's promise.
+            unsafe { self.send(number) };
+            batch.zone.set(zone);
+            batch.first.set(node);
+            batch.last.set(node);
+            batch.count.set(1);
+            self.batched.set(self.batched.get() | 1 << number);
+        }
+        if batch.count.get() >= SHAPES[number].batch {
+            // SAFETY: the caller's promise.
+            unsafe { self.send(number) };
+        }
+    }
+
+    /// Sends the batch of a class home, if there is one.
+    ///
+    /// # Safety
+    /// As [`allocate`](Self::allocate).
+    unsafe fn send(&self, number: usize) {
+        let batch = &self.classes[number].batch;
+        // SAFETY: a zone whose objects are not all free has its header, and its owner is alive as long as its node.
+        let Some(zone) = (unsafe { batch.zone.replace(ptr::null()).as_ref() }) else {
             return;
         };
-        self.count(-1, -(class_size(class) as isize));
-        // SAFETY: an object lies in a zone, whose header is at the multiple of the zone's size below it.
-        let zone = unsafe {
-            let offset = object.addr().get() % ZONE_SIZE;
-            &*object.as_ptr().sub(offset).cast::<Zone>()
-        };
-        let node = object.as_ptr().cast::<FreeNode>();
-        if ptr::eq(zone.owner, self) {
-            // SAFETY: ours, and free from here on.
-            unsafe { self.put(zones, zone, node) };
-        } else {
-            // SAFETY: the owner is alive as long as its node; the object belongs to its list from here on.
-            unsafe {
-                node.write(FreeNode::new());
-                (*zone.owner).remote.push(node);
-            }
-        }
+        self.batched.set(self.batched.get() & !(1 << number));
+        let summary = summary(batch.first.get(), batch.count.get());
+        // SAFETY: the batch is a chain of free objects of this zone, on no other list.
+        unsafe { (&*zone.owner).shared.remote.push(batch.last.get(), summary) };
     }
 
     /// Frees what some heap over `zones` has allocated, from outside of every CPU: the owner takes it back later, as it
     /// does what another CPU frees. No heap counts it.
     ///
+    /// # Panics
+    /// As [`free`](Self::free).
+    ///
     /// # Safety
     /// `object` was allocated with this `layout` and is not used any more; the heaps over `zones` are still there.
     pub unsafe fn free_from_outside(zones: &ZoneMap, object: NonNull<u8>, layout: Layout) {
-        if class_of(layout).is_none() {
+        let Some(number) = class_of(layout) else {
             // SAFETY: large requests got whole zones.
             unsafe { zones.release(object, zones_for(layout.size())) };
             return;
-        }
-        // SAFETY: as in `free`.
+        };
+        // SAFETY: as in `free`, with a batch of one.
         unsafe {
-            let offset = object.addr().get() % ZONE_SIZE;
-            let zone = &*object.as_ptr().sub(offset).cast::<Zone>();
-            let node = object.as_ptr().cast::<FreeNode>();
-            node.write(FreeNode::new());
-            (*zone.owner).remote.push(node);
+            if cfg!(debug_assertions) {
+                checks::freed(object.as_ptr(), number, layout);
+            }
+            let node = object.as_ptr().cast();
+            let zone = &*Zone::of(object.as_ptr());
+            (&*zone.owner).shared.remote.push(node, summary(node, 1));
         }
     }
 
+    /// Puts a chain of `count` free objects, `first` to `last`, back into their zone.
+    ///
     /// # Safety
-    /// `node` is a free object of `zone`, which belongs to this heap; the caller is the owner.
-    #[inline]
-    unsafe fn put(&self, zones: &ZoneMap, zone: &Zone, node: *mut FreeNode) {
-        debug_assert!(zone.used.get() > 0, "an object was freed twice");
-        // SAFETY: the object is free, so its first word is ours to write.
+    /// The chain is on no list; `zone` belongs to this heap; the caller is the owner.
+    unsafe fn put(
+        &self,
+        zones: &ZoneMap,
+        zone: &Zone,
+        first: *mut FreeNode,
+        last: *mut FreeNode,
+        count: u32,
+    ) {
+        let class = &self.classes[zone.class as usize];
+        if ptr::eq(zone, class.current.get()) {
+            // SAFETY: the chain is ours.
+            unsafe { FreeNode::link(last, class.free.get()) };
+            class.free.set(first);
+            return;
+        }
+        let before = zone.own.free.get();
+        // SAFETY: as above.
+        unsafe { FreeNode::link(last, before) };
+        zone.own.free.set(first);
+        zone.own.used.set(zone.own.used.get() - count);
+        if before.is_null() {
+            // SAFETY: a zone of ours without a free object was on no list.
+            unsafe { class.partial.insert(zone) };
+        }
+        if zone.own.used.get() == 0 {
+            if self.empty.get() < KEPT {
+                self.empty.set(self.empty.get() + 1);
+            } else {
+                // SAFETY: all its objects are on its own list.
+                unsafe { self.retire(zones, zone) };
+            }
+        }
+    }
+
+    /// Gives a zone of the partial list back.
+    ///
+    /// # Safety
+    /// All its objects are on its own list.
+    unsafe fn retire(&self, zones: &ZoneMap, zone: &Zone) {
+        let class = &self.classes[zone.class as usize];
+        // SAFETY: it is on the list; nothing points into it once it is off. The header dies with it.
         unsafe {
-            node.write(FreeNode::new());
-            (*node).next.with_mut(|next| *next = zone.free.get());
-        }
-        zone.free.set(node);
-        zone.used.set(zone.used.get() - 1);
-        if !zone.listed.get() {
-            self.list(zone);
-        } else if zone.used.get() == 0
-            && !(zone.next.get().is_null() && zone.previous.get().is_null())
-        {
-            self.retire(zones, zone);
+            class.partial.remove(zone);
+            class.zones.add(1u64.wrapping_neg());
+            zones.release(NonNull::from(zone).cast(), 1);
         }
     }
 
-    /// Gives an empty zone back, unless it is the last of its class: the next request would claim it again.
-    #[cold]
-    fn retire(&self, zones: &ZoneMap, zone: &Zone) {
-        self.unlist(zone);
-        add(&self.counts.zones, -1);
-        // SAFETY: empty and off the list: nothing points into it. The header dies with it.
-        unsafe { zones.release(NonNull::from(zone).cast(), 1) };
-    }
-
-    /// Takes back what other CPUs have freed. Owner; also worth a call when idle.
+    /// Finds free objects for a class that has none at hand. Gives the first, which stays at hand.
     ///
     /// # Safety
     /// As [`allocate`](Self::allocate).
-    pub unsafe fn drain(&self, zones: &ZoneMap) -> usize {
-        if self.remote.is_empty() {
-            return 0;
+    #[cold]
+    unsafe fn refill(&self, zones: &ZoneMap, number: usize) -> Option<*mut FreeNode> {
+        let (class, shape) = (&self.classes[number], &SHAPES[number]);
+        // SAFETY: the caller is the owner.
+        unsafe { self.drain(zones) };
+        let at_hand = class.free.get();
+        if !at_hand.is_null() {
+            return Some(at_hand);
         }
-        // SAFETY: what is on our remote list are free objects of our zones.
-        let count = unsafe {
-            self.remote.take_all(|node| {
-                let offset = node.addr() % ZONE_SIZE;
-                let zone = &*node.cast::<u8>().sub(offset).cast::<Zone>();
-                self.put(zones, zone, node);
-            })
+        if class.fresh.get() == 0 {
+            // SAFETY: the list has zones of ours.
+            if let Some(zone) = unsafe { class.partial.first().as_ref() } {
+                // SAFETY: as above.
+                unsafe { class.partial.remove(zone) };
+                if zone.own.used.get() == 0 {
+                    self.empty.set(self.empty.get() - 1);
+                }
+                let objects = zone.own.free.replace(ptr::null_mut());
+                // Right for when it is full and no longer current.
+                zone.own.used.set(shape.capacity);
+                class.current.set(zone);
+                class.free.set(objects);
+                return Some(objects);
+            }
+            // SAFETY: the caller is the owner.
+            let Some(memory) = (unsafe { self.claim(zones, 1) }) else {
+                class.failures.add(1);
+                return None;
+            };
+            // SAFETY: just claimed: nobody else uses it.
+            unsafe {
+                let zone = Zone::make(memory, self, number as u32, shape.capacity);
+                if cfg!(debug_assertions) {
+                    checks::begin(zone, shape);
+                }
+                class.current.set(zone);
+            }
+            class.fresh.set(shape.capacity);
+            class.zones.add(1);
+        }
+        Some(class.carve(number))
+    }
+
+    /// Claims zones, if need be after this heap has given back what it can. The reserve is for requests that may not
+    /// fail.
+    ///
+    /// # Safety
+    /// As [`allocate`](Self::allocate).
+    unsafe fn claim(&self, zones: &ZoneMap, count: usize) -> Option<NonNull<u8>> {
+        let reserve = if self.may_fail.get() == 0 {
+            0
+        } else {
+            zones.reserve()
         };
-        add(&self.counts.remote_frees, count as i64);
-        count
+        let claim = || {
+            let enough = zones.free_zones() >= reserve.saturating_add(count);
+            enough.then(|| zones.claim(count)).flatten()
+        };
+        claim().or_else(|| {
+            // SAFETY: the caller is the owner.
+            unsafe { self.tidy(zones) };
+            claim()
+        })
     }
 
-    fn list(&self, zone: &Zone) {
-        let list = &self.partial[usize::from(zone.class.get())];
-        let first = list.get();
-        // SAFETY: the list holds zones of this heap.
-        if let Some(first) = unsafe { first.as_ref() } {
-            first.previous.set(zone);
-        }
-        zone.next.set(first);
-        zone.previous.set(ptr::null());
-        zone.listed.set(true);
-        list.set(zone);
-    }
-
-    fn unlist(&self, zone: &Zone) {
-        let (previous, next) = (zone.previous.get(), zone.next.get());
-        // SAFETY: neighbours on the list are zones of this heap.
-        unsafe {
-            match previous.as_ref() {
-                Some(previous) => previous.next.set(next),
-                None => self.partial[usize::from(zone.class.get())].set(next),
-            }
-            if let Some(next) = next.as_ref() {
-                next.previous.set(previous);
+    /// Runs `f`, whose requests here may fail. Owner.
+    pub(super) fn while_may_fail<R>(&self, f: impl FnOnce() -> R) -> R {
+        struct Over<'a>(&'a Cell<u32>);
+        impl Drop for Over<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.0.get() - 1);
             }
         }
-        zone.listed.set(false);
+        self.may_fail.set(self.may_fail.get() + 1);
+        let _over = Over(&self.may_fail);
+        f()
     }
 
-    #[inline]
-    fn count(&self, objects: isize, bytes: isize) {
-        add(&self.counts.objects, objects as i64);
-        add(&self.counts.bytes, bytes as i64);
+    /// # Safety
+    /// As [`allocate`](Self::allocate).
+    #[cold]
+    unsafe fn allocate_zones(&self, zones: &ZoneMap, layout: Layout) -> Option<NonNull<u8>> {
+        let count = zones_for(layout.size());
+        let fits =
+            layout.align() <= super::ZONE_SIZE && !(cfg!(debug_assertions) && self.is_to_fail());
+        // SAFETY: the caller is the owner.
+        let memory = fits.then(|| unsafe { self.claim(zones, count) }).flatten();
+        match memory {
+            Some(_) => {
+                self.large.requests.add(1);
+                self.large.zones.add(count as u64);
+            }
+            None => self.large.failures.add(1),
+        }
+        memory
+    }
+
+    #[cold]
+    fn free_zones(&self, zones: &ZoneMap, object: NonNull<u8>, layout: Layout) {
+        if cfg!(debug_assertions) {
+            checks::freed_zones(object.as_ptr(), layout);
+        }
+        let count = zones_for(layout.size());
+        self.large.frees.add(1);
+        self.large.zones.add((count as u64).wrapping_neg());
+        // SAFETY: large requests got whole zones.
+        unsafe { zones.release(object, count) };
     }
 }
 
@@ -386,7 +404,7 @@ impl Default for Heap {
     }
 }
 
-// SAFETY: another CPU touches `remote` and `counts` alone, which are Sync; see the module's invariant.
+// SAFETY: another CPU touches `shared` and the counters alone, which are Sync; see the module's invariant.
 unsafe impl Sync for Heap {}
 
 #[cfg(test)]

@@ -18,7 +18,11 @@ pub struct ZoneMap {
     used: &'static [AtomicU64],
     hint: AtomicUsize,
     free: AtomicUsize,
+    reserve: AtomicUsize,
 }
+
+/// One zone of so many is kept for requests that may not fail.
+const RESERVED: usize = 16;
 
 impl ZoneMap {
     /// How many words of bitmap `zones` zones need.
@@ -53,10 +57,11 @@ impl ZoneMap {
             used: bitmap,
             hint: AtomicUsize::new(0),
             free: AtomicUsize::new(0),
+            reserve: AtomicUsize::new(0),
         }
     }
 
-    /// Makes zones `first..first + count` available.
+    /// Makes zones `first..first + count` available. A sixteenth of all becomes the [`reserve`](Self::reserve).
     ///
     /// # Panics
     /// If they are not all in the map.
@@ -65,7 +70,8 @@ impl ZoneMap {
         for zone in first..first + count {
             self.used[zone / 64].fetch_and(!(1 << (zone % 64)), Ordering::Release);
         }
-        self.free.fetch_add(count, Ordering::Relaxed);
+        let free = self.free.fetch_add(count, Ordering::Relaxed) + count;
+        self.reserve.store(free / RESERVED, Ordering::Relaxed);
     }
 
     /// Makes every zone that is in the map available again.
@@ -81,6 +87,12 @@ impl ZoneMap {
     /// Zones that are free now; a hint.
     pub fn free_zones(&self) -> usize {
         self.free.load(Ordering::Relaxed)
+    }
+
+    /// Zones that requests which may fail leave alone ([`may_fail`](super::may_fail)), so that the others, those of the
+    /// executor itself among them, do not (DragonFly: the system and interrupt reserves).
+    pub fn reserve(&self) -> usize {
+        self.reserve.load(Ordering::Relaxed)
     }
 
     /// True if `address` lies in the span that this map covers.

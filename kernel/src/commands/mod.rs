@@ -7,6 +7,7 @@
 //! which is all the cancellation there is: a command must be correct when dropped at any await, as
 //! every future here must.
 
+use alloc::alloc::Layout;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -17,6 +18,7 @@ use core::net::Ipv4Addr;
 
 use ::carp::service::CarpError;
 use executor::Node;
+use executor::slab::has_room;
 use executor::trace::ClassMask;
 use futures_util::future::LocalBoxFuture;
 
@@ -37,6 +39,7 @@ pub mod words;
 mod carp;
 mod ifconfig;
 mod machine;
+mod memory;
 mod netstat;
 mod ping;
 mod ps;
@@ -107,6 +110,7 @@ pub fn all() -> impl Iterator<Item = &'static Command> {
         text::COMMANDS,
         ps::COMMANDS,
         threads::COMMANDS,
+        memory::COMMANDS,
         tracing::COMMANDS,
         ifconfig::COMMANDS,
         carp::COMMANDS,
@@ -208,6 +212,8 @@ pub enum LineError {
     Split(SplitError),
     /// A command failed.
     Command(String, CommandError),
+    /// Memory is short, and a command may need some: stop something, or try again later.
+    NoMemory,
 }
 
 impl fmt::Display for LineError {
@@ -215,9 +221,13 @@ impl fmt::Display for LineError {
         match self {
             Self::Split(error) => error.fmt(f),
             Self::Command(name, error) => write!(f, "{name}: {error}"),
+            Self::NoMemory => f.write_str("no memory to run a command"),
         }
     }
 }
+
+/// Bytes that must be free for a line to be run.
+const LINE_ROOM_BYTES: usize = 16 * 1024;
 
 /// Runs lines.
 pub struct Shell {
@@ -240,6 +250,10 @@ impl Shell {
     /// Runs the commands of a line one after another. One that fails says so, with the number of the start-up script's line
     /// if it is one, and does not stop the rest.
     pub async fn run_line(&self, line: &str, script_line: Option<usize>) {
+        // Asked once, here, for all that a line needs: its words, and the command while it runs.
+        if !has_room(Layout::new::<[u8; LINE_ROOM_BYTES]>()) {
+            return self.report(script_line, &LineError::NoMemory).await;
+        }
         let commands = match split(line) {
             Ok(commands) => commands,
             Err(error) => return self.report(script_line, &LineError::Split(error)).await,

@@ -7,7 +7,6 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use executor::slab::ZONE_SIZE;
 use executor::{Cpu, CpuId, run_on, sleep};
 
 use super::arguments::{Arguments, unknown};
@@ -30,13 +29,6 @@ pub(super) const COMMANDS: &[Command] = &[
         usage: "stat                    (the sums over all CPUs)\nstat cpu NUMBER",
         complete: |_, _| owned(&["cpu"]),
         run: run!(stat),
-    },
-    Command {
-        name: "vmstat",
-        summary: "memory: the heap of every CPU",
-        usage: "vmstat",
-        complete: no_words,
-        run: run!(vmstat),
     },
     Command {
         name: "uptime",
@@ -236,42 +228,6 @@ async fn stat(context: &Context, mut words: Arguments<'_>) -> Result<(), Command
     for (name, sum) in sums {
         context.output.line(format_args!("{sum:>16} {name}")).await;
     }
-    Ok(())
-}
-
-async fn vmstat(context: &Context, mut words: Arguments<'_>) -> Result<(), CommandError> {
-    words.end()?;
-    let output = &context.output;
-    output
-        .line(format_args!(
-            "{:>3} {:>10} {:>12} {:>13} {:>9}",
-            "cpu", "slab KiB", "objects", "remote frees", "failures"
-        ))
-        .await;
-    let (mut slab_bytes, mut objects, mut bytes) = (0, 0, 0);
-    for cpu in all_cpus(context) {
-        let heap = run_on(cpu, |cpu| cpu.heap().stats()).await;
-        output
-            .line(format_args!(
-                "{:>3} {:>10} {:>12} {:>13} {:>9}",
-                cpu.0,
-                heap.zones * ZONE_SIZE / 1024,
-                heap.objects,
-                heap.remote_frees,
-                heap.failures
-            ))
-            .await;
-        slab_bytes += heap.zones * ZONE_SIZE;
-        objects += heap.objects;
-        bytes += heap.bytes;
-    }
-    // What one CPU allocates another may free, so that only the sums mean something.
-    let (slab_kib, kib) = (slab_bytes / 1024, bytes / 1024);
-    output
-        .line(format_args!(
-            "all {slab_kib} KiB of slabs, {objects} objects, {kib} KiB"
-        ))
-        .await;
     Ok(())
 }
 

@@ -76,7 +76,8 @@ impl Console {
             dmesg,
             shell,
             editor,
-            typed: VecDeque::new(),
+            // All that it may hold, and a Ctrl-C: typing needs no memory.
+            typed: VecDeque::with_capacity(MAX_TYPED_AHEAD_BYTES + 1),
         }
     }
 

@@ -17,10 +17,15 @@ use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 
+use executor::slab::may_fail;
+
 use crate::platform::Machine;
 
 /// Bytes of output written before other threads have their turn: 11 ms at 115,200 baud.
 pub const BYTES_PER_POLL: usize = 128;
+
+/// Shown where there was no memory for output.
+const OUTPUT_LOST: &[u8] = b"(output was lost: no memory)\r\n";
 
 /// The console's output side.
 pub struct Terminal {
@@ -48,14 +53,18 @@ impl Terminal {
 
     /// Writes text; a line feed becomes CR LF.
     pub fn write_text(&self, text: &[u8]) {
-        let mut row = Vec::with_capacity(text.len() + 8);
-        for &byte in text {
-            if byte == b'\n' {
-                row.push(b'\r');
+        // On the stack: what there is to say must be said also when memory is short.
+        let mut row = [0; 2 * BYTES_PER_POLL];
+        for part in text.chunks(BYTES_PER_POLL) {
+            let mut length = 0;
+            for &byte in part {
+                for byte in [b'\r', byte].into_iter().skip(usize::from(byte != b'\n')) {
+                    row[length] = byte;
+                    length += 1;
+                }
             }
-            row.push(byte);
+            self.write_raw(&row[..length]);
         }
-        self.write_raw(&row);
     }
 
     /// Ends the row if anything stands in it.
@@ -70,6 +79,8 @@ struct Queue {
     terminal: Rc<Terminal>,
     text: RefCell<Vec<u8>>,
     written_since_yield: Cell<usize>,
+    /// There was no memory for some text.
+    lost: Cell<bool>,
 }
 
 /// Where a command's output goes. Clones write to the same place.
@@ -84,14 +95,14 @@ impl Output {
             terminal,
             text: RefCell::new(Vec::new()),
             written_since_yield: Cell::new(0),
+            lost: Cell::new(false),
         }))
     }
 
     /// Formats a line now; await the result to have it written.
     #[must_use = "await it, or the text stays in memory until something else is written"]
     pub fn line(&self, text: fmt::Arguments<'_>) -> Flush<'_> {
-        self.append(text);
-        self.0.text.borrow_mut().push(b'\n');
+        self.append(format_args!("{text}\n"));
         Flush(&self.0)
     }
 
@@ -104,8 +115,7 @@ impl Output {
 
     /// Takes a line without writing it; for destructors. [`Output::flush`] writes it.
     pub fn keep_line(&self, text: fmt::Arguments<'_>) {
-        self.append(text);
-        self.0.text.borrow_mut().push(b'\n');
+        self.append(format_args!("{text}\n"));
     }
 
     /// Writes what is kept.
@@ -119,7 +129,10 @@ impl Output {
     }
 
     fn append(&self, text: fmt::Arguments<'_>) {
-        let _ = Appender(&mut self.0.text.borrow_mut()).write_fmt(text);
+        let written = Appender(&mut self.0.text.borrow_mut()).write_fmt(text);
+        if written.is_err() {
+            self.0.lost.set(true);
+        }
     }
 }
 
@@ -127,6 +140,7 @@ struct Appender<'a>(&'a mut Vec<u8>);
 
 impl Write for Appender<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        may_fail(|| self.0.try_reserve(text.len())).map_err(|_| fmt::Error)?;
         self.0.extend_from_slice(text.as_bytes());
         Ok(())
     }
@@ -147,6 +161,9 @@ impl Future for Flush<'_> {
         queue.terminal.write_text(&text[..length]);
         text.drain(..length);
         if text.is_empty() {
+            if queue.lost.take() {
+                queue.terminal.write_raw(OUTPUT_LOST);
+            }
             queue
                 .written_since_yield
                 .set(queue.written_since_yield.get() + length);

@@ -14,6 +14,14 @@ use crate::platform::Machine;
 /// How long a test waits for the screen before it fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The screen is no memory of the node's.
+#[cfg(feature = "process")]
+use crate::platform::arena::abroad as outside;
+#[cfg(not(feature = "process"))]
+fn outside<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
+
 #[derive(Default)]
 struct State {
     typed: Vec<u8>,
@@ -59,7 +67,7 @@ impl Machine for FakeMachine {
     }
 
     fn write_console(&self, bytes: &[u8]) {
-        self.state().screen.extend_from_slice(bytes);
+        outside(|| self.state().screen.extend_from_slice(bytes));
         self.changed.notify_all();
     }
 
@@ -78,7 +86,7 @@ impl Machine for FakeMachine {
     fn write_trace(&self, bytes: &[u8]) -> usize {
         // A channel that is often nearly full.
         let taken = bytes.len().min(100);
-        self.state().trace.extend_from_slice(&bytes[..taken]);
+        outside(|| self.state().trace.extend_from_slice(&bytes[..taken]));
         taken
     }
 
@@ -106,6 +114,16 @@ struct Person {
 
 impl Person {
     fn boots(cpus: usize, command_line: &str, rc: Option<&str>) -> Self {
+        Self::boots_on(cpus, command_line, rc, |_| {})
+    }
+
+    /// `prepare` sees the node before the kernel starts.
+    fn boots_on(
+        cpus: usize,
+        command_line: &str,
+        rc: Option<&str>,
+        prepare: impl FnOnce(&executor::Node),
+    ) -> Self {
         let machine = Arc::new(FakeMachine {
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -117,6 +135,7 @@ impl Person {
             cpus,
             ..Options::default()
         });
+        prepare(hosted.node());
         let (on_cpu0, node) = (machine.clone(), hosted.node().clone());
         hosted.block_on(move || async move { crate::start::start(on_cpu0, node) });
         let name = command_line.strip_prefix("hostname=").unwrap_or("anax");
@@ -563,4 +582,51 @@ fn panic_wants_to_be_asked_twice() {
     let mut person = Person::boots(1, "", None);
     person.sees_prompt();
     assert!(person.runs("panic").contains("panic yes"));
+}
+
+#[cfg(feature = "process")]
+#[test]
+fn a_line_that_finds_no_memory_is_refused_or_loses_output_and_the_next_runs() {
+    let (_turn, arena) = crate::platform::arena::test_arena(false);
+    let mut person = Person::boots_on(1, "quiet", None, |node| {
+        assert!(node.set_zones(arena.zones()));
+    });
+    person.sees_prompt();
+    // Longer than any output before, which grows in the room of what was.
+    let long = "x".repeat(900);
+    let mut ways = Vec::new();
+    for nth in 1.. {
+        let set = move |nth| {
+            move || async move {
+                let heap = executor::current().heap();
+                let left = heap.fails_after();
+                heap.fail_after(nth);
+                left
+            }
+        };
+        let hosted = person.hosted.as_ref().unwrap();
+        hosted.block_on(set(nth));
+        let said = person.runs(&format!("echo one; echo {long}"));
+        let left = person.hosted.as_ref().unwrap().block_on(set(0));
+        assert_eq!(person.runs("echo three"), "three\r\n", "request {nth}");
+        if left != 0 {
+            assert_eq!(said, format!("one\r\n{long}\r\n"));
+            break;
+        }
+        ways.push(said);
+    }
+    assert_eq!(ways[0], "no memory to run a command\r\n");
+    let lost = "(output was lost: no memory)\r\n";
+    assert!(ways[1..].iter().all(|said| said.contains(lost)), "{ways:?}");
+    assert!(ways.len() >= 2, "{ways:?}");
+    let failures = person
+        .hosted
+        .as_ref()
+        .unwrap()
+        .node()
+        .cpu(executor::CpuId(0));
+    assert_eq!(failures.heap().stats().failures, ways.len() as u64);
+    drop(person);
+    // SAFETY: the node is gone, and what it had allocated with it.
+    unsafe { arena.release() };
 }

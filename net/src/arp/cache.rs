@@ -7,8 +7,11 @@
 //! requests alone: it gets [`DropReason::ArpTableFull`] instead. The search for a victim is
 //! linear: it happens only when 1024 neighbours are known.
 
+use alloc::alloc::Layout;
 use alloc::collections::{BTreeMap, VecDeque};
 use core::net::Ipv4Addr;
+
+use executor::slab::{has_room, may_fail};
 
 use crate::address::{InterfaceIndex, MacAddress};
 use crate::config;
@@ -148,20 +151,16 @@ impl ArpCache {
                 if entry.tries > config::ARP_TRIES {
                     // It no longer answers: ask everybody from the start, and let packets wait.
                     entry.tries = 1;
-                    entry.state = State::Incomplete {
-                        held: Queue::from([packet]),
-                    };
+                    let mut held = Queue::new();
+                    resolved.dropped = hold(&mut held, packet);
+                    entry.state = State::Incomplete { held };
                     self.incomplete += 1;
                 } else {
                     resolved.send = Some((mac, packet));
                 }
             }
             State::Incomplete { held } => {
-                held.push_back(packet);
-                if held.len() > config::ARP_HELD_PACKETS {
-                    held.pop_front();
-                    resolved.dropped = Some(DropReason::ArpQueueFull);
-                }
+                resolved.dropped = hold(held, packet);
                 resolved.ask = entry.try_now(now_ns);
             }
         }
@@ -306,7 +305,11 @@ impl ArpCache {
     /// Makes room for one entry; returns whom it cost.
     fn make_room(&mut self) -> Result<Option<ArpKey>, DropReason> {
         if self.entries.len() < config::ARP_ENTRIES {
-            return Ok(None);
+            // The tree's nodes hold up to 11.
+            return match has_room(Layout::new::<[(ArpKey, Entry); 11]>()) {
+                true => Ok(None),
+                false => Err(DropReason::ArpNoMemory),
+            };
         }
         let known = self
             .entries
@@ -319,6 +322,19 @@ impl ArpCache {
         self.entries.remove(&victim);
         Ok(Some(victim))
     }
+}
+
+/// Has a packet wait. Why it, or the one that waited longest, was dropped.
+fn hold(held: &mut Queue, packet: Held) -> Option<DropReason> {
+    if may_fail(|| held.try_reserve(1)).is_err() {
+        return Some(DropReason::ArpNoMemory);
+    }
+    held.push_back(packet);
+    if held.len() > config::ARP_HELD_PACKETS {
+        held.pop_front();
+        return Some(DropReason::ArpQueueFull);
+    }
+    None
 }
 
 impl Entry {

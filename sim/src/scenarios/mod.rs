@@ -5,6 +5,7 @@
 mod carp;
 mod executor;
 mod lan;
+mod memory;
 
 use crate::act::Timed;
 use crate::promise::Violation;
@@ -56,7 +57,12 @@ pub struct Plan {
 pub type SetUp = Box<dyn FnOnce(&mut World, &[Timed]) -> Result<(), Violation>>;
 
 /// All scenarios.
-pub const ALL: &[Scenario] = &[executor::SCENARIO, carp::SCENARIO, lan::SCENARIO];
+pub const ALL: &[Scenario] = &[
+    executor::SCENARIO,
+    carp::SCENARIO,
+    lan::SCENARIO,
+    memory::SCENARIO,
+];
 
 /// The scenario of that name.
 #[must_use]

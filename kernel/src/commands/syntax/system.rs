@@ -125,6 +125,29 @@ pub fn parse_sysctl(mut words: Arguments<'_>) -> Result<Vec<Sysctl>, ArgumentErr
     Ok(requests)
 }
 
+/// `vmstat [-m]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vmstat {
+    /// The heap of every CPU.
+    Heaps,
+    /// Objects by size.
+    Sizes,
+}
+
+/// Reads the words of a `vmstat` line.
+///
+/// # Errors
+/// The first word that is wrong, and what would be right.
+pub fn parse_vmstat(mut words: Arguments<'_>) -> Result<Vmstat, ArgumentError> {
+    let request = match words.take() {
+        None => Vmstat::Heaps,
+        Some("-m") => Vmstat::Sizes,
+        Some(word) => return Err(unknown(word, "-m, or the end of the line")),
+    };
+    words.end()?;
+    Ok(request)
+}
+
 /// `workload [SECONDS]`: how long to exercise everything.
 pub const DEFAULT_WORKLOAD: Duration = Duration::from_secs(3);
 
@@ -232,6 +255,15 @@ mod tests {
         );
         assert!(sysctl("sysctl =1").is_err());
         assert!(sysctl("sysctl -x").is_err());
+    }
+
+    #[test]
+    fn vmstat_lines() {
+        let vmstat = |line| parse_vmstat(Arguments::new(&words_of(line)));
+        assert_eq!(vmstat("vmstat"), Ok(Vmstat::Heaps));
+        assert_eq!(vmstat("vmstat -m"), Ok(Vmstat::Sizes));
+        assert!(vmstat("vmstat -x").is_err());
+        assert!(vmstat("vmstat -m 1").is_err());
     }
 
     #[test]

@@ -308,3 +308,107 @@ fn a_frame_that_finds_no_memory_is_counted_and_the_next_one_is_taken() {
     // SAFETY: the node is gone, and what it had allocated with it.
     unsafe { arena.release() };
 }
+
+#[cfg(feature = "process")]
+#[test]
+fn a_request_for_memory_that_fails_costs_a_counted_frame_and_no_more() {
+    let (_turn, arena) = crate::platform::arena::test_arena(false);
+    let bench = bench_on(|node| assert!(node.set_zones(arena.zones())));
+    let lost = || {
+        let network = bench.network.clone();
+        let statistics = bench
+            .host
+            .block_on(move || async move { network.statistics().await });
+        let lost = [net::DropReason::NoMemory, net::DropReason::SendNoMemory];
+        lost.map(|reason| statistics.drops(reason))
+            .iter()
+            .sum::<u64>()
+            + bench.counter("input dropped: no memory")
+    };
+    let mut fired = 0;
+    for nth in 1.. {
+        bench.host.block_on(move || async move {
+            executor::current().heap().fail_after(nth);
+        });
+        // The first is lost on its way, or its answer is; the second is answered.
+        for _ in 0..2 {
+            bench.cable.to_card.push(arp_request());
+        }
+        bench.cable.event.signal();
+        while bench.next_flush()[0][..6] != OUR_MAC {}
+        let left = bench.host.block_on(|| async {
+            let heap = executor::current().heap();
+            let left = heap.fails_after();
+            heap.fail_after(0);
+            left
+        });
+        fired += u64::from(left == 0);
+        assert_eq!(lost(), fired, "request {nth}");
+        if left != 0 {
+            break;
+        }
+    }
+    assert!(fired > 2, "{fired}");
+    drop(bench);
+    // SAFETY: the node is gone, and what it had allocated with it.
+    unsafe { arena.release() };
+}
+
+#[cfg(feature = "process")]
+#[test]
+fn of_packets_that_waited_for_an_address_those_that_find_no_memory_are_counted() {
+    const COUNT: u64 = 6;
+    let mut lost_some = false;
+    for nth in 1..=10 {
+        // A new node each time, whose queues have no room yet.
+        let (_turn, arena) = crate::platform::arena::test_arena(false);
+        let bench = bench_on(|node| assert!(node.set_zones(arena.zones())));
+        let network = bench.network.clone();
+        bench.host.block_on(move || async move {
+            let any = "0.0.0.0:0".parse().unwrap();
+            let socket = net::UdpSocket::bind(&network, any).await.unwrap();
+            let heap = executor::current().heap();
+            heap.fail_after(nth);
+            for _ in 0..COUNT {
+                let _ = socket.send_to(b"data", "192.0.2.9:9".parse().unwrap());
+            }
+        });
+        let lost = || {
+            use net::DropReason::{ArpNoMemory, NoMemory, SendNoMemory};
+            let network = bench.network.clone();
+            let statistics = bench
+                .host
+                .block_on(move || async move { network.statistics().await });
+            let reasons = [NoMemory, SendNoMemory, ArpNoMemory];
+            reasons
+                .map(|reason| statistics.drops(reason))
+                .iter()
+                .sum::<u64>()
+        };
+        // "192.0.2.9 is at OUR_MAC", until it is heard.
+        let mut answer = arp_request();
+        answer[..6].copy_from_slice(&MAC);
+        answer[21] = 2;
+        let limit = std::time::Instant::now() + PATIENCE;
+        let mut sent = 0;
+        while sent + lost() < COUNT {
+            assert!(
+                std::time::Instant::now() < limit,
+                "request {nth}: {sent}, {}",
+                lost()
+            );
+            bench.cable.to_card.push(answer.clone());
+            bench.cable.event.signal();
+            let frames = bench.flushed.recv_timeout(Duration::from_millis(20));
+            let data = |frame: &&Vec<u8>| frame[..6] == OUR_MAC && frame[12..14] == [8, 0];
+            sent += frames.iter().flatten().filter(data).count() as u64;
+        }
+        lost_some |= lost() != 0;
+        // What was lost may be the question, which is asked again.
+        assert!(lost() <= 1 && sent <= COUNT, "request {nth}: {sent}");
+        drop(bench);
+        // SAFETY: the node is gone, and what it had allocated with it.
+        unsafe { arena.release() };
+    }
+    assert!(lost_some);
+}

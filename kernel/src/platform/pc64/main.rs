@@ -63,7 +63,7 @@ extern "C" fn kernel_entry(magic: u32, block: u32) -> ! {
     let node = Node::new(machine.processors.len(), Arc::new(machine));
     let cpu = node.cpu(CpuId(0));
     cpus::enter(cpu);
-    memory::hand_over(&machine.boot);
+    memory::hand_over(&machine.boot, &node);
     machine.start_console(cpu);
     kernel::start::start(Arc::new(machine), node.clone());
     cpus::release(machine, &node);

@@ -14,6 +14,7 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::ops::Range;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU64, AtomicU64 as ZoneWord, Ordering};
+use executor::Node;
 use executor::slab::{ZONE_SIZE, ZoneMap};
 
 /// Below lie the real-mode tables, the EBDA, the trampoline: not worth the care it would take.
@@ -78,9 +79,9 @@ static ZONES: OnceCell<ZoneMap> = OnceCell::uninit();
 /// What the boot heap handed out before it closed: never freed.
 static BOOT_START: AtomicU64 = AtomicU64::new(0);
 
-/// Gives all memory that is left to the executor's per-CPU heaps. On CPU 0, entered; the others allocate
+/// Gives all memory that is left to the per-CPU heaps of `node`. On CPU 0, entered; the others allocate
 /// nothing before they are entered, too.
-pub fn hand_over(boot: &BootInfo) {
+pub fn hand_over(boot: &BootInfo, node: &Node) {
     let count = boot.memory_end() as usize / ZONE_SIZE;
     let bitmap: &'static [ZoneWord] = (0..ZoneMap::words(count))
         .map(|_| ZoneWord::new(0))
@@ -99,11 +100,9 @@ pub fn hand_over(boot: &BootInfo) {
         }
     }
     ZONES.try_init_once(|| zones).ok();
-}
-
-/// The zones, for statistics.
-pub fn zones() -> Option<&'static ZoneMap> {
-    ZONES.try_get().ok()
+    if let Ok(zones) = ZONES.try_get() {
+        node.set_zones(zones);
+    }
 }
 
 /// The boot heap until [`hand_over`], the current CPU's heap from then on.
@@ -112,18 +111,17 @@ struct Heap;
 #[global_allocator]
 static HEAP: Heap = Heap;
 
-// SAFETY: 1. Memory comes from the boot heap (module head) or from the current CPU's heap, used on that CPU
-// in a critical section, which keeps interrupt handlers out. 2. Memory of the boot heap is recognised by its
+// SAFETY: 1. Memory comes from the boot heap (module head) or from the current CPU's heap, used on that CPU. 2. Memory of the boot heap is recognised by its
 // address and never taken back; everything else came from some CPU's heap over the same zones.
 unsafe impl GlobalAlloc for Heap {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match (ZONES.try_get(), executor::try_current()) {
-            (Ok(zones), Some(cpu)) => executor::critical::section(|| {
+            (Ok(zones), Some(cpu)) => {
                 // SAFETY: see above.
-                let memory = unsafe { cpu.heap().allocate(zones, layout) };
+                let memory = unsafe { cpu.allocate(zones, layout) };
                 memory.map_or(ptr::null_mut(), NonNull::as_ptr)
-            }),
+            }
             _ => BOOT_HEAP
                 .take(layout)
                 .map_or(ptr::null_mut(), physical::window),
@@ -143,7 +141,7 @@ unsafe impl GlobalAlloc for Heap {
             NonNull::new(memory),
         ) {
             // SAFETY: see above; the caller gives back what it got for this layout.
-            executor::critical::section(|| unsafe { cpu.heap().free(zones, memory, layout) });
+            unsafe { cpu.free(zones, memory, layout) };
         }
     }
 }
