@@ -30,6 +30,7 @@ pub(super) struct Sanitizer {
     flag: &'static str,
     runtime: &'static str,
     options_variable: &'static str,
+    /// Names in reports, by which suppressions work, come from binutils where LLVM's own program for that is missing.
     options: &'static str,
     suites: &'static [Suite],
     suppressions: &'static [Suppression],
@@ -61,7 +62,7 @@ pub(super) const THREAD: Sanitizer = Sanitizer {
     flag: "-Zsanitizer=thread",
     runtime: "tsan",
     options_variable: "TSAN_OPTIONS",
-    options: "second_deadlock_stack=1:allocator_may_return_null=1",
+    options: "second_deadlock_stack=1:allocator_may_return_null=1:allow_addr2line=1",
     suites: &[
         Suite {
             cargo: &["-p", "executor", "--lib", "--tests"],
@@ -113,7 +114,7 @@ pub(super) const ADDRESS: Sanitizer = Sanitizer {
     flag: "-Zsanitizer=address",
     runtime: "asan",
     options_variable: "ASAN_OPTIONS",
-    options: "allocator_may_return_null=1",
+    options: "allocator_may_return_null=1:allow_addr2line=1",
     suites: &[
         Suite {
             cargo: &["-p", "executor", "--lib", "--tests"],
