@@ -14,7 +14,7 @@ use std::{
     ptr::{self, NonNull},
     sync::{
         Arc,
-        atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -111,6 +111,11 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until a CPU sleeps, with nothing that would wake it.
+async fn asleep(cpu: CpuId) {
+    until("the CPU sleeps", || current().node().cpu(cpu).may_sleep()).await;
+}
+
 /// Everything that there is for objects of 4 KiB.
 fn use_up() -> Vec<Box<[u8; 4096]>> {
     // Room in advance: the list must not need memory when there is none.
@@ -143,21 +148,66 @@ fn trap_49_the_last_object_of_a_zone_is_freed_from_a_hard_section() {
     });
 }
 
-#[test]
-fn trap_51_what_is_freed_for_a_cpu_that_sleeps_is_found_when_memory_is_short() {
+/// CPU 1 takes all memory, which CPU 0 frees and then wants. CPU 1 sleeps meanwhile, or is busy with something that needs
+/// no memory.
+fn frees_for_another(busy: bool) {
     let (hosted, zones) = start(2, 64);
     hosted.block_on(move || async move {
-        let all = spawn_on(CpuId(1), "eater", || async { use_up() }).await;
+        let stop = Arc::new(AtomicBool::new(!busy));
+        let end = stop.clone();
+        let eater = move || async move {
+            let run = async move {
+                while !end.load(Ordering::Relaxed) {
+                    yield_now().await;
+                }
+            };
+            spawn("busy", run).detach();
+            use_up()
+        };
+        let all = spawn_on(CpuId(1), "eater", eater).await;
         assert!(all.len() > 400, "{}", all.len());
-        // CPU 1 sleeps from here on, and all of it is its own. It is freed here...
+        if !busy {
+            asleep(CpuId(1)).await;
+        }
+        // All of it is CPU 1's own. It is freed here...
         drop(all);
         assert!(zones.free_zones() < 10, "CPU 1 has not noticed");
-        // ...and wanted here: the first request may fail, and asks.
+        // ...and wanted here: the first request fails, and asks.
         let mut large = Vec::<u8>::new();
         until("the memory that CPU 1 had", || {
             may_fail(|| large.try_reserve_exact(2 << 20)).is_ok()
         })
         .await;
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn trap_51_what_is_freed_for_a_cpu_that_sleeps_is_found_when_memory_is_short() {
+    frees_for_another(false);
+}
+
+#[test]
+fn trap_51_what_is_freed_for_a_busy_cpu_is_found_when_memory_is_short() {
+    frees_for_another(true);
+}
+
+#[test]
+fn a_cpu_that_sleeps_has_sent_home_what_it_gathered() {
+    let (hosted, _) = start(2, 64);
+    hosted.block_on(|| async {
+        // Too few to fill a batch.
+        let objects: Vec<_> = (0..10).map(|_| Box::new([0_u8; 400])).collect();
+        let class = |size: usize| {
+            let mut classes = current().heap().class_stats();
+            classes.find(|class| class.size >= size).unwrap()
+        };
+        let before = class(400).remote_frees;
+        let end = || async move { drop(objects) };
+        spawn_on(CpuId(1), "end", end).await;
+        asleep(CpuId(1)).await;
+        // They are here, and this CPU takes them before it sleeps itself.
+        until("they are back", || class(400).remote_frees >= before + 10).await;
     });
 }
 
