@@ -107,9 +107,9 @@ pub struct TokenCounts {
     pub taken: u64,
     /// Times it was taken shared.
     pub shared: u64,
-    /// Times a scope had to wait for it.
+    /// Times a scope had to wait for it, and not just for a moment in its poll.
     pub contended: u64,
-    /// Nanoseconds that scopes have waited for it, all in all.
+    /// Nanoseconds that scopes have waited for it, all in all, but for waits of a few turns of the loop.
     pub waited_ns: u64,
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     Held, HeldShared, Token,
-    wait::{Wait, lets_pass},
+    wait::{Spun, Wait, lets_pass},
     word::Found,
 };
 use crate::{Cpu, cpu::TOKEN_LOAD, critical, current, trace::Event};
@@ -167,15 +167,21 @@ where
         if here.hard.get() != 0 {
             critical::assert_may_wait();
         }
-        // SAFETY: pinned with the scope, as above.
-        let body = unsafe { Pin::new_unchecked(&mut this.body) };
-        let wait = Some(&mut this.wait);
-        match under(here, (this.claims)(), wait, || body.poll(context)) {
-            Ok(poll) => poll,
-            Err((claim, found)) => {
-                let wait = this.wait.get_or_insert_with(|| Wait::begin(here, claim));
-                wait.go_on(here, claim, found, context);
-                Poll::Pending
+        let mut spun = Spun::new();
+        loop {
+            // SAFETY: pinned with the scope, as above.
+            let body = unsafe { Pin::new_unchecked(&mut this.body) };
+            let wait = Some(&mut this.wait);
+            match under(here, (this.claims)(), wait, || body.poll(context)) {
+                Ok(poll) => return poll,
+                Err((claim, found)) => {
+                    if this.wait.is_none() && spun.until_free(claim, found) {
+                        continue;
+                    }
+                    let wait = this.wait.get_or_insert_with(|| Wait::begin(here, claim));
+                    wait.go_on(here, claim, found, context);
+                    return Poll::Pending;
+                }
             }
         }
     }

@@ -1,11 +1,12 @@
 //! How a scope waits for a token, and who lets whom pass.
 //!
-//! A thread that cannot have its tokens holds none and stays runnable (DragonFly: there is no wait queue and no wake;
-//! trap 4). It counts the turns of its CPU's loop:
+//! A thread that finds a token held looks again a few times in place, as DragonFly's does: most holds are shorter than a
+//! turn of the loop. Then it holds none, stays runnable (there is no wait queue and no wake; trap 4) and counts the turns
+//! of its CPU's loop:
 //!
 //! | turns | it |
 //! |---|---|
-//! | 1, 2, 4, 8 ... | tries: a wait lasts at most twice as long as it must, and the holder's cache line is left alone |
+//! | 1, 4, 16 ... | tries: a wait lasts at most four times as long as it must, and the holder's cache line is left alone |
 //! | from [`PATIENCE`] | tries at every turn, and for an exclusive hold says that it *wants* the token |
 //! | from [`ASK_AFTER`] | asks the holder's CPU by IPI message and sleeps until the answer, which comes between two polls, when nothing is held |
 //!
@@ -24,12 +25,42 @@ use crate::{Cpu, run_on, trace::Event};
 use alloc::boxed::Box;
 use core::{future::Future, pin::Pin, ptr, sync::atomic::Ordering, task::Context};
 
+/// Looks in place before a scope waits, each after four times as many pauses: one or two microseconds in all.
+/// Few, for each takes the cache line from the holder, whose sections become ten times as long by it.
+const SPINS: u32 = 4;
+/// Turns after which a wait is timed. Shorter ones are over before the clock is read.
+const TIMED_FROM: u32 = 8;
 /// Turns after which a waiter tries at each turn, and wants what it waits for.
-const PATIENCE: u32 = 256;
-/// Turns after which a waiter asks the holder's CPU and sleeps: about 30 µs of an idle CPU.
-const ASK_AFTER: u32 = 1024;
+const PATIENCE: u32 = 1024;
+/// Turns after which a waiter asks the holder's CPU and sleeps: about 0.1 ms of a CPU that has nothing else to do.
+const ASK_AFTER: u32 = 4096;
 /// Turns for which others let a waiter pass: longer than it takes to wake its CPU.
-const DEFERENCE: u32 = 4096;
+const DEFERENCE: u32 = 16384;
+
+/// How long a scope has spun in place, in its first poll that found a token held.
+pub(super) struct Spun(u32);
+
+impl Spun {
+    pub(super) fn new() -> Self {
+        Self(0)
+    }
+
+    /// Spins until the token that was missing can be had. False: enough of that, or it is no matter of time.
+    #[cold]
+    pub(super) fn until_free(&mut self, claim: Claim<'_>, found: Found) -> bool {
+        let word = &claim.token.0.word;
+        while found != Found::Wanted && self.0 < SPINS {
+            for _ in 0..1 << (2 * self.0) {
+                core::hint::spin_loop();
+            }
+            self.0 += 1;
+            if !word.is_held() || claim.shared && word.is_shared() {
+                return true;
+            }
+        }
+        false
+    }
+}
 
 type Asked = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -37,6 +68,7 @@ type Asked = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(super) struct Wait<'t> {
     /// Turns of the loop, from 1.
     turns: u32,
+    /// When it was worth a look at the clock; 0 before that.
     began_ns: u64,
     /// What was missing at the last try.
     token: &'t Token,
@@ -56,7 +88,7 @@ impl<'t> Wait<'t> {
         here.record(Event::TokenContended, 0, here.running_id(), token.id());
         Self {
             turns: 1,
-            began_ns: here.node().clock_ns(),
+            began_ns: 0,
             token,
             wants_as: 0,
             asked: None,
@@ -75,7 +107,9 @@ impl<'t> Wait<'t> {
             return true;
         }
         self.turns = self.turns.saturating_add(1);
-        let due = self.turns >= PATIENCE || self.turns.is_power_of_two();
+        let power_of_four =
+            self.turns.is_power_of_two() && self.turns.trailing_zeros().is_multiple_of(2);
+        let due = self.turns >= PATIENCE || power_of_four;
         if !due {
             context.waker().wake_by_ref();
         }
@@ -97,6 +131,9 @@ impl<'t> Wait<'t> {
             "token {} cannot be held exclusively inside a scope that shares it",
             token.name()
         );
+        if self.began_ns == 0 && self.turns >= TIMED_FROM {
+            self.began_ns = here.node().clock_ns();
+        }
         if !self.token.is(token) {
             self.forget();
             self.token = token;
@@ -134,9 +171,11 @@ impl<'t> Wait<'t> {
     /// The wait is over: the tokens are held.
     #[cold]
     pub(super) fn end(self, here: &Cpu) {
-        let waited_ns = here.node().clock_ns().saturating_sub(self.began_ns);
-        let counter = &self.token.0.waited_ns;
-        counter.fetch_add(waited_ns, Ordering::Relaxed);
+        if self.began_ns != 0 {
+            let waited_ns = here.node().clock_ns().saturating_sub(self.began_ns);
+            let counter = &self.token.0.waited_ns;
+            counter.fetch_add(waited_ns, Ordering::Relaxed);
+        }
     }
 
     /// Takes the wish back.

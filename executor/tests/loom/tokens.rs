@@ -42,7 +42,7 @@ fn trap_7_readers_share_and_a_writer_excludes_them_all() {
             let readers = [(); 2].map(|()| {
                 let shared = shared.clone();
                 thread::spawn(move || {
-                    // Once: loom gives a loop no end that only another thread can end.
+                    // One try: loom does not follow loops whose end is up to another thread.
                     if shared.0.try_share().is_err() {
                         return;
                     }
