@@ -70,9 +70,8 @@ pub struct Cpu {
     /// What keeps a port call from its inline answer, in one word: the inline handlers in progress, and a
     /// [`TOKEN_LOAD`] for each token held. Owner.
     pub(crate) inline_load: Cell<u32>,
-    /// Tokens held by the poll in progress. Owner.
-    pub(crate) held_tokens: RefCell<Vec<*const ()>>,
-    pub(crate) token_waiters: RefCell<Vec<core::task::Waker>>,
+    /// Tokens shared by the poll in progress; a token's word names the CPU that holds it exclusively. Owner.
+    pub(crate) shared_tokens: RefCell<Vec<*const ()>>,
     pub(crate) timers: Timers,
     /// What the hardware timer is set to; `u64::MAX` when disarmed. Owner.
     armed_ns: Cell<u64>,
@@ -133,8 +132,7 @@ impl Cpu {
             run_queue: RunQueue::new(),
             inline_load: Cell::new(0),
             // Room enough that taking a token does not allocate.
-            held_tokens: RefCell::new(Vec::with_capacity(32)),
-            token_waiters: RefCell::new(Vec::new()),
+            shared_tokens: RefCell::new(Vec::with_capacity(32)),
             timers: Timers::new(),
             armed_ns: Cell::new(u64::MAX),
             setting_timer: Cell::new(false),
@@ -462,7 +460,6 @@ impl Cpu {
             }
         }
         self.hard.set(self.hard.get() - 1);
-        self.wake_token_waiters();
     }
 
     fn drain_ring(&self, sender: usize) {
@@ -489,16 +486,6 @@ impl Cpu {
         if ring.has_messages() {
             // More came meanwhile; the next turn handles it, so that a storm cannot keep threads from running.
             let _ = self.inbox.tell(crate::inbox::sender_bit(sender));
-        }
-    }
-
-    /// Token waiters try again after every doorbell: whoever released a token told us.
-    pub(crate) fn wake_token_waiters(&self) {
-        if self.token_waiters.borrow().is_empty() {
-            return;
-        }
-        for waker in self.token_waiters.take() {
-            waker.wake();
         }
     }
 

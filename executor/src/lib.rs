@@ -29,7 +29,7 @@ pub mod parts {
         mark::WakeMark,
         reply::ReplySlot,
         ring::{CAPACITY, Ring},
-        token::{TokenWord, Waiting},
+        token::{Found, TokenWord},
     };
 }
 
@@ -60,7 +60,9 @@ mod whole {
         stats::{Counter, Stats},
         thread::JoinHandle,
         timer::{Elapsed, Sleep, now_ns, poll_ns, sleep, sleep_until, timeout},
-        token::{Guarded, Held, Scope, Token, TokenInfo, hold_all},
+        token::{
+            Claim, Guarded, Held, HeldShared, Token, TokenCounts, TokenInfo, TokenPool, hold_all,
+        },
     };
 }
 #[cfg(not(loom))]

@@ -66,10 +66,14 @@ pub enum Fault {
     RelaxedDone,
     /// The owner takes the remote free list with a load and a store.
     TakeWithoutSwap,
-    /// A token is released with a plain store that forgets who waits.
-    ReleaseForgetsWaiters,
     /// Two takers may both see a token free.
     TakeWithoutExchange,
+    /// A token is given back before what its holder did is visible.
+    RelaxedRelease,
+    /// A reader shares a token without looking whether somebody holds it.
+    ShareWithoutLooking,
+    /// Two readers that leave may count as one.
+    UnshareWithoutExchange,
     /// A zone is claimed by a load and a store of its bitmap word.
     ClaimWithoutExchange,
     /// The trace reader does not check whether the writer came round.

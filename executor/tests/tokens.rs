@@ -182,7 +182,7 @@ fn trap_8_a_dropped_future_holds_nothing() {
 use std::future::Future;
 
 #[test]
-fn a_token_may_be_taken_again_inside_its_scope_but_not_its_data() {
+fn trap_5_a_token_may_be_taken_again_inside_its_scope_but_not_its_data() {
     hosted::run(1, || async {
         let token = Token::new("again");
         let guarded = Guarded::new(&token, 5);

@@ -50,7 +50,7 @@ pub struct Report {
     pub remote_calls: u64,
     /// Additions under the token.
     pub token_additions: u64,
-    /// Times the token was found taken.
+    /// Times a holder had to wait for the token.
     pub token_contended: u64,
     /// Threads of spawn trees.
     pub tree_threads: u64,
@@ -157,7 +157,7 @@ pub async fn run(node: &Node, network: &Network, duration: Duration) -> Report {
         local_calls: counts.local_calls.load(Ordering::Relaxed),
         remote_calls: counts.remote_calls.load(Ordering::Relaxed),
         token_additions: additions,
-        token_contended: token.counts().1,
+        token_contended: token.counts().contended,
         tree_threads: counts.tree_threads.load(Ordering::Relaxed),
         echoes: counts.echoes.load(Ordering::Relaxed),
         wrong: counts.wrong.load(Ordering::Relaxed) + u64::from(added != additions),
@@ -205,9 +205,9 @@ async fn token_holder(until_ns: u64, sum: Arc<Guarded<u64>>, counts: Arc<Counts>
 
 /// Adds one, once another CPU has come by and found the token taken, or after [`HOLD_NS`] if none does.
 fn work_until_met(sum: &mut u64, token: &Token) {
-    let (_, before) = token.counts();
+    let before = token.counts().contended;
     let until_ns = now_ns() + HOLD_NS;
-    while token.counts().1 == before && now_ns() < until_ns {
+    while token.counts().contended == before && now_ns() < until_ns {
         core::hint::spin_loop();
     }
     *sum += 1;

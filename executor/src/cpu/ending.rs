@@ -30,7 +30,6 @@ impl Cpu {
             while self.run_queue.pop().is_some() {}
         }
         self.timers.clear();
-        drop(self.token_waiters.take());
         // Not Send: they must not be left to whoever drops the node.
         drop(self.handlers.take());
     }

@@ -167,6 +167,12 @@ impl Cpu {
         }
     }
 
+    /// True if events of this kind are recorded, for what is worth looking up only then. Owner.
+    #[inline]
+    pub(crate) fn traces(&self, event: trace::Event) -> bool {
+        self.trace_mask.load(Ordering::Relaxed) & event.class() as u32 != 0
+    }
+
     /// Records an event of the running thread, whose number is looked up only if somebody records. Owner.
     #[inline]
     pub(crate) fn record_running(&self, event: trace::Event) {

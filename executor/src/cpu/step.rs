@@ -119,7 +119,7 @@ impl Cpu {
         self.critical.set(1);
         self.hard.set(0);
         self.inline_load.set(0);
-        self.held_tokens.borrow_mut().clear();
+        self.shared_tokens.borrow_mut().clear();
     }
 
     /// What this CPU, between two steps, holds though it must not. Owner.
@@ -128,7 +128,7 @@ impl Cpu {
     /// On another CPU.
     pub fn at_rest(&self) -> Option<Broken> {
         self.assert_current();
-        if !self.held_tokens.borrow().is_empty() {
+        if self.holds_tokens() {
             return Some(Broken::Token);
         }
         // Outside of any poll the loop's own section is open, and no other.

@@ -1,401 +1,336 @@
-//! The futures that hold tokens, and the data that tokens guard.
+//! The futures that hold tokens while they are polled, and the try that needs no future.
 
-use super::word::{TokenWord, WAITER_BITS, Waiting};
-use crate::{Cpu, cpu::TOKEN_LOAD, current, stats::Counter, trace::Event};
-use alloc::sync::{Arc, Weak};
+use super::{
+    Held, HeldShared, Token,
+    wait::{Spun, Wait, lets_pass},
+    word::Found,
+};
+use crate::{Cpu, cpu::TOKEN_LOAD, current, trace::Event};
 use core::{
-    cell::{Cell, UnsafeCell},
-    fmt,
-    future::Future,
-    marker::PhantomData,
-    pin::Pin,
-    ptr,
-    sync::atomic::{AtomicU64, Ordering},
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::atomic::Ordering,
     task::{Context, Poll},
 };
 
-/// Tries by a runnable thread before it sleeps until the token is released. Each try is a turn of the loop.
-const TRIES: u32 = 64;
-
-struct Inner {
-    word: TokenWord,
-    /// The address of its node, whose CPUs are told of a release.
-    node: usize,
-    id: u32,
-    name: &'static str,
-    taken: Counter,
-    /// Added to by those who do not hold the token, so it is a real atomic.
-    contended: AtomicU64,
+/// One token of a [`hold_all`], and how it is to be held.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'t> {
+    pub(super) token: &'t Token,
+    pub(super) shared: bool,
 }
 
-/// A serializing token. Clones name the same token.
-#[derive(Clone)]
-pub struct Token(Arc<Inner>);
+/// Exclusively.
+impl<'t> From<&'t Token> for Claim<'t> {
+    fn from(token: &'t Token) -> Self {
+        token.exclusive()
+    }
+}
 
 impl Token {
-    /// A new token. Its number orders it among the tokens of its node.
-    ///
-    /// # Panics
-    /// Outside of every CPU.
-    pub fn new(name: &'static str) -> Self {
-        let node = current::current().node();
-        let id = node.next_token_id();
-        let token = Self(Arc::new(Inner {
-            word: TokenWord::new(),
-            node: ptr::from_ref(node).addr(),
-            id,
-            name,
-            taken: Counter::default(),
-            contended: AtomicU64::new(0),
-        }));
-        let mut list = current::current().tokens.borrow_mut();
-        if list.len() == list.capacity() {
-            list.retain(WeakToken::is_alive);
+    /// A claim to this token alone, for [`hold_all`].
+    #[inline]
+    pub fn exclusive(&self) -> Claim<'_> {
+        Claim {
+            token: self,
+            shared: false,
         }
-        list.push(WeakToken(Arc::downgrade(&token.0)));
-        drop(list);
-        token
     }
 
-    /// The token's name.
-    pub fn name(&self) -> &'static str {
-        self.0.name
-    }
-
-    /// The token's number, by order of creation.
-    pub fn id(&self) -> u32 {
-        self.0.id
-    }
-
-    /// True while a running thread holds it; a hint.
-    pub fn is_held(&self) -> bool {
-        self.0.word.is_held()
-    }
-
-    /// How often it was taken, and how often it was found taken. Counted under the token, so exact enough to compare.
-    pub fn counts(&self) -> (u64, u64) {
-        (self.0.taken.get(), self.0.contended.load(Ordering::Relaxed))
+    /// A claim to this token together with others that share it, for [`hold_all`].
+    #[inline]
+    pub fn shared(&self) -> Claim<'_> {
+        Claim {
+            token: self,
+            shared: true,
+        }
     }
 
     /// Runs `body` with this token held whenever it runs. See the module's description.
-    pub async fn hold<R>(&self, body: impl for<'s> AsyncFnOnce(Held<'s>) -> R) -> R {
-        hold_all([self], body).await
-    }
-
-    fn key(&self) -> *const () {
-        Arc::as_ptr(&self.0).cast()
-    }
-}
-
-/// What `tokens` shows of a token.
-#[derive(Clone, Copy, Debug)]
-pub struct TokenInfo {
-    /// Its number, by order of creation in the node.
-    pub id: u32,
-    /// Its name.
-    pub name: &'static str,
-    /// How often it was taken.
-    pub taken: u64,
-    /// How often it was found taken.
-    pub contended: u64,
-}
-
-/// A token in the list of the CPU that made it, for `tokens`; does not keep it alive.
-pub(crate) struct WeakToken(Weak<Inner>);
-
-impl WeakToken {
-    fn is_alive(&self) -> bool {
-        self.0.strong_count() != 0
-    }
-
-    pub(crate) fn info(&self) -> Option<TokenInfo> {
-        let token = Token(self.0.upgrade()?);
-        let (taken, contended) = token.counts();
-        Some(TokenInfo {
-            id: token.id(),
-            name: token.name(),
-            taken,
-            contended,
-        })
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Token({} #{}, held: {})",
-            self.0.name,
-            self.0.id,
-            self.is_held()
-        )
-    }
-}
-
-/// Runs `body` with all of `tokens` held whenever it runs: all or none, taken in the order of their creation.
-pub async fn hold_all<const N: usize, R>(
-    tokens: [&Token; N],
-    body: impl for<'s> AsyncFnOnce(Held<'s>) -> R,
-) -> R {
-    let mut tokens = tokens;
-    tokens.sort_by_key(|token| token.id());
-    let live = Cell::new(false);
-    let held = Held {
-        tokens: &tokens,
-        live: &live,
-        _here: PhantomData,
-    };
-    Scope {
-        tokens: &tokens,
-        live: &live,
-        tries: 0,
-        body: body(held),
-    }
-    .await
-}
-
-/// Data that is touched only under a token.
-pub struct Guarded<T> {
-    token: Token,
-    busy: Cell<bool>,
-    data: UnsafeCell<T>,
-}
-
-// SAFETY: data and busy are reached only through `Held::with`, which proves that this CPU's running poll holds the
-// token; a token has one holder at a time, and its release and acquire order the accesses.
-unsafe impl<T: Send> Sync for Guarded<T> {}
-
-impl<T> Guarded<T> {
-    /// `data`, guarded by `token`.
-    pub fn new(token: &Token, data: T) -> Self {
-        Self {
-            token: token.clone(),
-            busy: Cell::new(false),
-            data: UnsafeCell::new(data),
-        }
-    }
-
-    /// The token that guards it.
-    pub fn token(&self) -> &Token {
-        &self.token
-    }
-
-    /// The data of somebody who owns all of it.
-    pub fn get_mut(&mut self) -> &mut T {
-        self.data.get_mut()
-    }
-}
-
-impl<T> fmt::Debug for Guarded<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Guarded({:?})", self.token)
-    }
-}
-
-/// Having a `Held` tells you: while your code runs, these tokens are held. It cannot leave its scope.
-pub struct Held<'s> {
-    tokens: &'s [&'s Token],
-    live: &'s Cell<bool>,
-    /// Held by a poll of this CPU: not Send.
-    _here: PhantomData<*mut ()>,
-}
-
-impl Held<'_> {
-    /// Runs `f` on what the token guards. `f` cannot await, and nothing that borrows from the data gets out:
     ///
-    /// ```compile_fail
-    /// # async fn f(t: &executor::Token, g: &executor::Guarded<Vec<u32>>) {
-    /// let data = t.hold(async |h| h.with(g, |v| v)).await; // a borrow cannot leave
-    /// # }
-    /// ```
-    /// ```compile_fail
-    /// # async fn f(t: &executor::Token, g: &executor::Guarded<Vec<u32>>) {
-    /// t.hold(async |h| h.with(g, |v| executor::yield_now().await)).await; // no await inside
-    /// # }
-    /// ```
-    /// ```compile_fail
-    /// # async fn f(t: &executor::Token, g: &executor::Guarded<Vec<u32>>) {
-    /// let held = t.hold(async |h| h).await; // Held cannot leave its scope
-    /// # }
-    /// ```
+    /// Inside another scope of this token it takes nothing and goes on at once.
     ///
     /// # Panics
-    /// If `guarded` belongs to a token that this scope does not hold, or is in use already further up the stack.
+    /// The future, outside of every CPU, or inside a scope of the same thread that shares this token: the share
+    /// would never end.
+    pub fn hold<R>(
+        &self,
+        body: impl for<'s> AsyncFnOnce(Held<'s>) -> R,
+    ) -> impl Future<Output = R> {
+        Scope::new(|| [self.exclusive()], body(Held::new()))
+    }
+
+    /// Runs `body` with this token shared whenever it runs: scopes on other CPUs may share it at the same time, and none
+    /// may hold it exclusively. Allowed inside any other scope of this token.
+    ///
+    /// A scope that holds nothing yet lets a CPU pass that has waited for long to hold the token exclusively.
+    ///
+    /// # Panics
+    /// The future, outside of every CPU.
+    pub fn hold_shared<R>(
+        &self,
+        body: impl for<'s> AsyncFnOnce(HeldShared<'s>) -> R,
+    ) -> impl Future<Output = R> {
+        Scope::new(|| [self.shared()], body(HeldShared::new()))
+    }
+
+    /// As [`hold`](Self::hold), if the token can be taken now, at the first poll; otherwise `None`, and nothing of `body`
+    /// has run. It is the start alone that is tried: after an await the scope waits for the token like any other.
+    ///
+    /// # Panics
+    /// As [`hold`](Self::hold), but for a token that this thread shares: there it is `None`.
+    pub async fn try_hold<R>(&self, body: impl for<'s> AsyncFnOnce(Held<'s>) -> R) -> Option<R> {
+        let mut scope = pin!(self.hold(body));
+        let mut started = false;
+        poll_fn(|context| {
+            if started {
+                return scope.as_mut().poll(context).map(Some);
+            }
+            started = true;
+            // The scope's own first take is a re-entry.
+            match self.try_with(|_| scope.as_mut().poll(context)) {
+                Some(poll) => poll.map(Some),
+                None => Poll::Ready(None),
+            }
+        })
+        .await
+    }
+
+    /// Runs `f` with this token held, if it can be taken now; otherwise `None`. It tries once, lets nobody pass and wants
+    /// nothing.
+    ///
+    /// It does not wait, so it may be used in interrupt handlers and IPI functions. There it does not get a token that the
+    /// thread below holds: that is in the middle of something (trap 3).
+    ///
+    /// # Panics
+    /// Outside of every CPU.
     #[inline]
-    #[track_caller]
-    pub fn with<T, R>(&self, guarded: &Guarded<T>, f: impl for<'a> FnOnce(&'a mut T) -> R) -> R {
-        let holds = self
-            .tokens
-            .iter()
-            .any(|token| ptr::eq(token.key(), guarded.token.key()));
-        assert!(
-            holds,
-            "this scope does not hold token {}",
-            guarded.token.name()
-        );
-        // Not live in a destructor that runs after the scope's poll, or while another poll holds the token.
-        assert!(
-            self.live.get(),
-            "token {} is not held now",
-            guarded.token.name()
-        );
-        assert!(
-            !guarded.busy.replace(true),
-            "the data of token {} is in use",
-            guarded.token.name()
-        );
-        let _busy = ClearOnDrop(&guarded.busy);
-        // SAFETY: held and live: this poll alone may touch the data; busy: no other borrow exists.
-        f(unsafe { &mut *guarded.data.get() })
+    pub fn try_with<R>(&self, f: impl for<'s> FnOnce(Held<'s>) -> R) -> Option<R> {
+        let run = || f(Held::new());
+        under(current::current(), [self.exclusive()], None, run).ok()
     }
 }
 
-impl fmt::Debug for Held<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.tokens).finish()
-    }
+/// Runs `body` with all of `claims` held whenever it runs: all or none, taken in the order of the tokens' creation.
+///
+/// A claim is a `&Token` (exclusively), [`Token::exclusive`] or [`Token::shared`]. The same token may be claimed more than
+/// once; it is then held in the strongest of the ways.
+///
+/// # Panics
+/// As [`Token::hold`].
+pub fn hold_all<'t, const N: usize, R>(
+    claims: [impl Into<Claim<'t>>; N],
+    body: impl for<'s> AsyncFnOnce(Held<'s>) -> R,
+) -> impl Future<Output = R> {
+    let mut claims = claims.map(Into::into);
+    claims.sort_unstable_by_key(|claim| (claim.token.id(), claim.shared));
+    Scope::new(move || claims, body(Held::new()))
 }
 
-struct ClearOnDrop<'a>(&'a Cell<bool>);
-
-impl Drop for ClearOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.set(false);
-    }
-}
-
-/// The future of [`Token::hold`]: takes its tokens for each poll.
-pub struct Scope<'s, F> {
-    tokens: &'s [&'s Token],
-    live: &'s Cell<bool>,
-    tries: u32,
+/// A future that takes its tokens for each of its polls.
+struct Scope<'t, C, F> {
+    /// Makes the claims anew for each poll, so that a scope of one token knows while it is compiled how it is held.
+    claims: C,
+    /// None, and so nothing to set up or to look at, unless it waits.
+    wait: Option<Wait<'t>>,
     body: F,
 }
 
-impl<F: Future> Future for Scope<'_, F> {
+impl<'t, const N: usize, C: Fn() -> [Claim<'t>; N], F> Scope<'t, C, F> {
+    fn new(claims: C, body: F) -> Self {
+        const { assert!(N <= 64, "a scope holds at most 64 tokens") };
+        Self {
+            claims,
+            wait: None,
+            body,
+        }
+    }
+}
+
+impl<'t, const N: usize, C, F> Future for Scope<'t, C, F>
+where
+    C: Fn() -> [Claim<'t>; N],
+    F: Future,
+{
     type Output = F::Output;
 
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         // SAFETY: `body` is never moved; the other fields are not pinned.
         let this = unsafe { self.get_unchecked_mut() };
+        if let Some(wait) = &mut this.wait
+            && !wait.is_due(context)
+        {
+            return Poll::Pending;
+        }
         let here = current::current();
-        let Some(taken) = take_all(here, this.tokens) else {
-            this.tries += 1;
-            return this.wait(here, context);
+        let mut spun = Spun::new();
+        loop {
+            // SAFETY: pinned with the scope, as above.
+            let body = unsafe { Pin::new_unchecked(&mut this.body) };
+            let wait = Some(&mut this.wait);
+            match under(here, (this.claims)(), wait, || body.poll(context)) {
+                Ok(poll) => return poll,
+                Err((claim, found)) => {
+                    if this.wait.is_none() && spun.until_free(claim, found) {
+                        continue;
+                    }
+                    let wait = this.wait.get_or_insert_with(|| Wait::begin(here, claim));
+                    wait.go_on(here, claim, found, context);
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}
+
+/// Runs `run` with `claims` held, or says which of them could not be taken, and holds none. `wait` is None for a mere
+/// try.
+#[inline(always)]
+fn under<'t, const N: usize, R>(
+    here: &Cpu,
+    claims: [Claim<'t>; N],
+    wait: Option<&mut Option<Wait<'t>>>,
+    run: impl FnOnce() -> R,
+) -> Result<R, (Claim<'t>, Found)> {
+    let load = here.inline_load.get();
+    let mut ours = [None; N];
+    for (index, claim) in claims.into_iter().enumerate() {
+        let took = if claim.shared {
+            take_shared(here, claim, wait.as_deref())
+        } else {
+            take_exclusive(here, claim, wait.as_deref())
         };
-        this.tries = 0;
-        this.live.set(true);
-        let _live = ClearOnDrop(this.live);
-        // SAFETY: pinned with the scope, as above.
-        let output = unsafe { Pin::new_unchecked(&mut this.body) }.poll(context);
-        // Order of drops: not live, then released, also if the body panics.
-        drop(_live);
-        drop(taken);
-        output
-    }
-}
-
-impl<F> Scope<'_, F> {
-    #[cold]
-    fn wait(&mut self, here: &Cpu, context: &mut Context<'_>) -> Poll<F::Output>
-    where
-        F: Future,
-    {
-        let busy = self
-            .tokens
-            .iter()
-            .find(|token| !here.holds(token.key()) && token.is_held());
-        if let Some(token) = busy {
-            here.stats.tokens_contended.add(1);
-            if self.tries == 1 {
-                here.record(Event::TokenContended, 0, here.running_id(), token.id());
-            }
-            // A CPU of another node would not be told: it goes on trying.
-            if self.tries >= TRIES
-                && token.0.node == ptr::from_ref(here.node()).addr()
-                && token.0.word.wait(here.id().index()) == Waiting::Registered
-            {
-                self.tries = 0;
-                let waker = context.waker().clone();
-                here.token_waiters.borrow_mut().push(waker);
-                return Poll::Pending;
+        match took {
+            Ok(true) => ours[index] = Some(claim),
+            Ok(false) => {}
+            Err(found) => {
+                give_back(here, ours, load);
+                return Err((claim, found));
             }
         }
-        context.waker().wake_by_ref();
-        Poll::Pending
     }
-}
-
-/// Tokens taken by one poll of one scope; gives them back when dropped.
-struct Taken<'s> {
-    here: &'s Cpu,
-    tokens: &'s [&'s Token],
-    /// Bit i: this scope took tokens[i], an outer one did not.
-    ours: u64,
-}
-
-fn take_all<'s>(here: &'s Cpu, tokens: &'s [&'s Token]) -> Option<Taken<'s>> {
-    assert!(tokens.len() <= 64, "a scope holds at most 64 tokens");
-    let mut taken = Taken {
-        here,
-        tokens,
-        ours: 0,
-    };
-    for (index, token) in tokens.iter().enumerate() {
-        if here.holds(token.key()) {
-            continue;
-        }
-        if !token.0.word.try_take() {
-            token.0.contended.fetch_add(1, Ordering::Relaxed);
-            return None;
-        }
-        taken.ours |= 1 << index;
-        here.held_tokens.borrow_mut().push(token.key());
-        here.inline_load.set(here.inline_load.get() + TOKEN_LOAD);
-        token.0.taken.add(1);
-        here.record(Event::TokenTaken, 0, here.running_id(), token.id());
+    if let Some(wait @ Some(_)) = wait {
+        end_of(wait, here);
     }
-    Some(taken)
+    if here.traces(Event::TokenTaken) {
+        trace(here, Event::TokenTaken, ours);
+    }
+    // Nothing above panics. What must be given back also then begins here, so that it stays in registers until now.
+    let _taken = Taken { here, ours, load };
+    Ok(run())
 }
 
-impl Drop for Taken<'_> {
+/// Tokens taken for one poll; given back when dropped, also if the poll panics.
+struct Taken<'a, const N: usize> {
+    here: &'a Cpu,
+    ours: [Option<Claim<'a>>; N],
+    load: u32,
+}
+
+impl<const N: usize> Drop for Taken<'_, N> {
+    #[inline(always)]
     fn drop(&mut self) {
-        for (index, token) in self.tokens.iter().enumerate().rev() {
-            if self.ours & 1 << index != 0 {
-                let last = self.here.held_tokens.borrow_mut().pop();
-                self.here
-                    .inline_load
-                    .set(self.here.inline_load.get() - TOKEN_LOAD);
-                debug_assert_eq!(
-                    last,
-                    Some(token.key()),
-                    "scopes end in the order of a stack"
-                );
-                self.here
-                    .record(Event::TokenReleased, 0, self.here.running_id(), token.id());
-                tell_waiters(self.here, token.0.word.release());
-            }
+        if self.here.traces(Event::TokenReleased) {
+            trace(self.here, Event::TokenReleased, self.ours);
         }
+        give_back(self.here, self.ours, self.load);
     }
 }
 
-fn tell_waiters(here: &Cpu, bits: u64) {
-    if bits == 0 {
-        return;
-    }
-    for cpu in here.node().cpus() {
-        if bits & 1 << (cpu.id().index() % WAITER_BITS) != 0 {
-            if ptr::eq(cpu, here) {
-                here.wake_token_waiters();
-            } else {
-                crate::ipi::tell(here, cpu);
-            }
+/// Gives back, in reverse, what was taken here and not further up the stack. `load` is what the CPU's load was before: set,
+/// not counted down, so that nothing waits for the store of the last.
+#[inline(always)]
+fn give_back<const N: usize>(here: &Cpu, ours: [Option<Claim<'_>>; N], load: u32) {
+    for claim in ours.into_iter().rev().flatten() {
+        if claim.shared {
+            here.shared_tokens.borrow_mut().pop();
+            claim.token.0.word.release_shared();
+        } else {
+            claim.token.0.word.release();
         }
+    }
+    here.inline_load.set(load);
+}
+
+/// The wait is over: the tokens are held.
+#[cold]
+fn end_of(wait: &mut Option<Wait<'_>>, here: &Cpu) {
+    if let Some(wait) = wait.take() {
+        wait.end(here);
     }
 }
 
-impl Cpu {
-    fn holds(&self, token: *const ()) -> bool {
-        self.held_tokens.borrow().contains(&token)
+#[cold]
+fn trace<const N: usize>(here: &Cpu, event: Event, claims: [Option<Claim<'_>>; N]) {
+    for claim in claims.into_iter().flatten() {
+        let (small, thread) = (u8::from(claim.shared), here.running_id());
+        here.record(event, small, thread, claim.token.id());
+    }
+}
+
+/// True: taken. False: this thread holds it already.
+#[inline(always)]
+fn take_exclusive(
+    here: &Cpu,
+    claim: Claim<'_>,
+    wait: Option<&Option<Wait<'_>>>,
+) -> Result<bool, Found> {
+    let token = claim.token;
+    if let Err(found) = token.0.word.try_take(here.holder()) {
+        return enter_again(here, found);
+    }
+    if token.0.word.wanted_by() != 0 && !keep(here, claim, wait) {
+        return Err(Found::Wanted);
+    }
+    token.0.taken.add(1);
+    here.inline_load.set(here.inline_load.get() + TOKEN_LOAD);
+    Ok(true)
+}
+
+/// Just taken, and wanted: true to keep it.
+#[cold]
+fn keep(here: &Cpu, claim: Claim<'_>, wait: Option<&Option<Wait<'_>>>) -> bool {
+    let keeps = !wait.is_some_and(|wait| lets_pass(here, claim, wait.as_ref()));
+    if !keeps {
+        claim.token.0.word.release();
+    }
+    keeps
+}
+
+/// Found held exclusively: by this thread further up the stack, or by somebody to wait for.
+#[cold]
+fn enter_again(here: &Cpu, found: Found) -> Result<bool, Found> {
+    if found == Found::Exclusive(here.holder()) {
+        Ok(false)
+    } else {
+        Err(found)
+    }
+}
+
+/// True: taken. False: this thread holds it already, in either way.
+#[inline(always)]
+fn take_shared(
+    here: &Cpu,
+    claim: Claim<'_>,
+    wait: Option<&Option<Wait<'_>>>,
+) -> Result<bool, Found> {
+    let token = claim.token;
+    if here.shares(token) {
+        return Ok(false);
+    }
+    if token.0.word.wanted_by() != 0
+        && wait.is_some_and(|wait| lets_pass(here, claim, wait.as_ref()))
+    {
+        return Err(Found::Wanted);
+    }
+    match token.0.word.try_share() {
+        Ok(()) => {
+            here.shared_tokens.borrow_mut().push(token.key());
+            here.inline_load.set(here.inline_load.get() + TOKEN_LOAD);
+            token.0.shared.fetch_add(1, Ordering::Relaxed);
+            Ok(true)
+        }
+        Err(found) => enter_again(here, found),
     }
 }

@@ -1,38 +1,47 @@
-//! The word of a token: held or not, and which CPUs wait for it asleep.
+//! The word of a token: free, held by one CPU, or shared by a number of CPUs.
 //!
 //! ```text
-//!   taker                                   holder
-//!   HELD |=  (compare_exchange from free)   word := 0   (swap)
-//!   failed too often? word |= my CPU's bit  the bits it took: tell those CPUs
-//!   HELD was clear? then try again
-//!   HELD was set? may sleep
+//!   exclusive holder                        another CPU
+//!   word: 0 -> cpu | 1  (compare_exchange)
+//!   changes the data                        word: 0 -> ...  fails: tries again, or asks that CPU
+//!   word := 0           (store, release)
+//!                                           word: 0 -> ...  (acquire): sees the data as it was left
 //! ```
 //!
-//! A taker's `fetch_or` either comes before the holder's `swap`, which then takes its bit and tells it, or after it, and
-//! then reads HELD clear (or a new holder, whose swap takes the bit). DragonFly keeps the blocked thread runnable and
-//! has no wake at all; we do the same for the first tries and fall back to this so that a CPU whose threads all wait
-//! does not burn a host core.
+//! `cpu` is the holder's address, an even number (with a bit for a hard section): so re-entry is a comparison, and a waiter knows whom to ask. While a CPU
+//! holds the word, nobody else writes it, which is why giving it back is a plain store, as cheap as it gets: half of a
+//! swap. So there is no room for waiters here, and none is needed. A token is held during one poll and no longer; IPI
+//! messages are handled between polls; a message that the holder's CPU has answered *is* the proof that the hold is
+//! over. That handshake is the inbox's, which has its own model.
+//!
+//! `wanted` is a courtesy and orders nothing: who sees it steps back for a while (see `wait.rs`), who misses it is a turn
+//! late. DragonFly keeps all of this in one word (bit 0 exclusive, bit 1 wanted, the rest counts), and pays with a
+//! locked instruction at each release.
 
-use crate::sync::{AtomicU64, Fault, Ordering, fault};
+use crate::sync::{AtomicUsize, Fault, Ordering, fault};
 
-const HELD: u64 = 1 << 63;
+const EXCLUSIVE: usize = 1;
+const ONE_SHARED: usize = 2;
 
-/// CPUs share bits when there are more than this.
-pub(crate) const WAITER_BITS: usize = 63;
-
-/// What became of an attempt to register as a waiter.
+/// In what state a token was found by somebody who could not take it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Waiting {
-    /// The token was free at that moment: try to take it again.
-    TryAgain,
-    /// The holder will tell this CPU when it releases.
-    Registered,
+pub enum Found {
+    /// Held by the CPU of this name, as given to [`TokenWord::try_take`].
+    Exclusive(usize),
+    /// Shared by others.
+    Shared,
+    /// Free, but another CPU has waited for it for longer.
+    Wanted,
 }
 
-/// The word.
+/// The word, and who wants it.
 #[derive(Debug)]
-pub struct TokenWord(AtomicU64);
+pub struct TokenWord {
+    /// 0: free. Odd: held by the CPU whose name is the rest. Even: twice the number of CPUs that share it.
+    word: AtomicUsize,
+    /// The address of a CPU that has waited for long to take it exclusively, or 0. Written by anybody.
+    wanted: AtomicUsize,
+}
 
 impl TokenWord {
     /// A free token.
@@ -41,50 +50,125 @@ impl TokenWord {
         reason = "loom's atomics have no const constructor"
     )]
     pub fn new() -> Self {
-        Self(AtomicU64::new(0))
+        Self {
+            word: AtomicUsize::new(0),
+            wanted: AtomicUsize::new(0),
+        }
     }
 
-    /// Takes the token if it is free.
-    #[must_use]
+    /// Takes the token for `cpu` alone, if it is free. The name is even and not 0.
+    ///
+    /// # Errors
+    /// What it was instead: `Exclusive` (perhaps by `cpu` itself) or `Shared`.
     #[inline]
-    pub fn try_take(&self) -> bool {
-        let word = self.0.load(Ordering::Relaxed);
-        if word & HELD != 0 {
-            return false;
-        }
+    pub fn try_take(&self, cpu: usize) -> Result<(), Found> {
+        let mine = cpu | EXCLUSIVE;
         if fault(Fault::TakeWithoutExchange) {
-            self.0.store(word | HELD, Ordering::Release);
-            return true;
+            let word = self.word.load(Ordering::Acquire);
+            if word == 0 {
+                self.word.store(mine, Ordering::Relaxed);
+            }
+            return found(word);
         }
-        self.0
-            .compare_exchange(word, word | HELD, Ordering::Acquire, Ordering::Relaxed)
-            .is_ok()
-    }
-
-    /// Asks to be told at the next release. `cpu` is the waiter's CPU number.
-    pub fn wait(&self, cpu: usize) -> Waiting {
-        let before = self.0.fetch_or(1 << (cpu % WAITER_BITS), Ordering::AcqRel);
-        if before & HELD == 0 {
-            Waiting::TryAgain
-        } else {
-            Waiting::Registered
+        match self
+            .word
+            .compare_exchange(0, mine, Ordering::Acquire, Ordering::Relaxed)
+        {
+            Ok(_) => Ok(()),
+            Err(word) => found(word),
         }
     }
 
-    /// Releases the token and returns the bits of the CPUs that wait for it.
-    #[must_use = "the CPUs in these bits must be told"]
+    /// Gives back what [`try_take`](Self::try_take) took.
     #[inline]
-    pub fn release(&self) -> u64 {
-        if fault(Fault::ReleaseForgetsWaiters) {
-            let word = self.0.load(Ordering::Relaxed);
-            self.0.store(0, Ordering::Release);
-            return word & !HELD;
-        }
-        self.0.swap(0, Ordering::AcqRel) & !HELD
+    pub fn release(&self) {
+        let order = if fault(Fault::RelaxedRelease) {
+            Ordering::Relaxed
+        } else {
+            Ordering::Release
+        };
+        self.word.store(0, order);
     }
 
-    /// True while somebody holds the token; a hint.
+    /// Takes the token shared, unless somebody holds it exclusively. Once for each CPU.
+    ///
+    /// # Errors
+    /// `Exclusive`, with the holder (perhaps this CPU itself).
+    #[inline]
+    pub fn try_share(&self) -> Result<(), Found> {
+        if fault(Fault::ShareWithoutLooking) {
+            self.word.fetch_add(ONE_SHARED, Ordering::Acquire);
+            return Ok(());
+        }
+        let mut word = self.word.load(Ordering::Relaxed);
+        while word & EXCLUSIVE == 0 {
+            match self.word.compare_exchange_weak(
+                word,
+                word + ONE_SHARED,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Ok(()),
+                Err(now) => word = now,
+            }
+        }
+        found(word)
+    }
+
+    /// Gives back what [`try_share`](Self::try_share) took.
+    #[inline]
+    pub fn release_shared(&self) {
+        if fault(Fault::UnshareWithoutExchange) {
+            let word = self.word.load(Ordering::Relaxed);
+            self.word.store(word - ONE_SHARED, Ordering::Release);
+            return;
+        }
+        self.word.fetch_sub(ONE_SHARED, Ordering::Release);
+    }
+
+    /// True while `cpu` holds it exclusively. Exact when asked by `cpu` itself.
+    #[inline]
+    pub fn is_exclusive_of(&self, cpu: usize) -> bool {
+        self.word.load(Ordering::Relaxed) == cpu | EXCLUSIVE
+    }
+
+    /// True while some CPU holds it, in either way; a hint.
     pub fn is_held(&self) -> bool {
-        self.0.load(Ordering::Relaxed) & HELD != 0
+        self.word.load(Ordering::Relaxed) != 0
+    }
+
+    /// True while some CPUs share it; a hint.
+    pub fn is_shared(&self) -> bool {
+        matches!(found(self.word.load(Ordering::Relaxed)), Err(Found::Shared))
+    }
+
+    /// The address of the CPU that others should let pass, or 0.
+    #[inline]
+    pub fn wanted_by(&self) -> usize {
+        self.wanted.load(Ordering::Relaxed)
+    }
+
+    /// Asks others to let `cpu` pass. Who asked before it stays: it has waited for longer.
+    pub fn want(&self, cpu: usize) {
+        let _ = self
+            .wanted
+            .compare_exchange(0, cpu, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Takes the wish of `cpu` back, if it is the one that others see.
+    pub fn forget(&self, cpu: usize) {
+        let _ = self
+            .wanted
+            .compare_exchange(cpu, 0, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+/// What a word that could not be changed means.
+#[inline]
+fn found(word: usize) -> Result<(), Found> {
+    match word {
+        0 => Ok(()),
+        word if word & EXCLUSIVE != 0 => Err(Found::Exclusive(word & !EXCLUSIVE)),
+        _ => Err(Found::Shared),
     }
 }

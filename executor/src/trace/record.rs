@@ -163,9 +163,9 @@ events! {
     PortReply = 13, Port, "port reply";
     /// `thread` found the token held by another CPU. arg = token id.
     TokenContended = 14, Token, "token wait";
-    /// `thread` holds the token now. arg = token id.
+    /// `thread` holds the token now. small = 1: shares it. arg = token id.
     TokenTaken = 15, Token, "token taken";
-    /// `thread` gave the token back. arg = token id.
+    /// `thread` gave the token back. small = 1: shared it. arg = token id.
     TokenReleased = 16, Token, "token released";
     /// The handler of an interrupt begins. small = line.
     InterruptBegin = 17, Irq, "irq";

@@ -15,7 +15,7 @@ mod tokens;
 mod trace;
 
 use executor::{
-    parts::{CAPACITY, Inbox, ReplySlot, Ring, TokenWord, Waiting, WakeMark},
+    parts::{CAPACITY, Found, Inbox, ReplySlot, Ring, TokenWord, WakeMark},
     slab::{FreeNode, RemoteList, ZONE_SIZE, ZoneMap},
     sync::{Fault, planted},
     trace::{Event, Record, Ring as TraceRing},
