@@ -330,7 +330,7 @@ async fn exercise(context: &Context, words: Arguments<'_>) -> Result<(), Command
 }
 
 /// Nanoseconds as seconds with six decimals.
-fn seconds(ns: u64) -> String {
+pub(super) fn seconds(ns: u64) -> String {
     alloc::format!("{}.{:06}", ns / 1_000_000_000, ns / 1000 % 1_000_000)
 }
 

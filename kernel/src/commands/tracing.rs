@@ -8,7 +8,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use executor::trace::{ClassMask, EndReason, Event, Record};
-use executor::{Cpu, CpuId, run_on};
+use executor::{Cpu, CpuId, TokenCounts, run_on};
 
 use super::arguments::Arguments;
 use super::syntax::system::{Trace, class_names, parse_trace};
@@ -18,8 +18,8 @@ pub(super) const COMMANDS: &[Command] = &[TRACE, TOKENS];
 
 const TOKENS: Command = Command {
     name: "tokens",
-    summary: "list the serializing tokens and how often they were taken and found taken",
-    usage: "tokens",
+    summary: "list the serializing tokens: how often each was taken and shared, and how long waited for",
+    usage: "tokens                  (tokens of one name that were made in a row, a pool, in one line)",
     complete: |_, _| Vec::new(),
     run: run!(tokens),
 };
@@ -27,8 +27,8 @@ const TOKENS: Command = Command {
 async fn tokens(context: &Context, mut words: Arguments<'_>) -> Result<(), CommandError> {
     words.end()?;
     let heading = format_args!(
-        "{:>5} {:>12} {:>12}  {}",
-        "id", "taken", "contended", "name"
+        "{:>5} {:>5} {:>12} {:>12} {:>10} {:>14}  {}",
+        "id", "count", "taken", "shared", "contended", "waited", "name"
     );
     context.output.line(heading).await;
     let mut tokens = Vec::new();
@@ -36,11 +36,17 @@ async fn tokens(context: &Context, mut words: Arguments<'_>) -> Result<(), Comma
         tokens.extend(run_on(cpu, Cpu::tokens).await);
     }
     tokens.sort_by_key(|token| token.id);
-    for token in tokens {
-        let (id, taken, contended, name) = (token.id, token.taken, token.contended, token.name);
+    for row in tokens.chunk_by(|one, next| one.name == next.name && one.id + 1 == next.id) {
+        let sum = |of: fn(&TokenCounts) -> u64| row.iter().map(|token| of(&token.counts)).sum();
+        let (taken, shared): (u64, u64) = (sum(|c| c.taken), sum(|c| c.shared));
+        let (contended, waited_ns): (u64, u64) = (sum(|c| c.contended), sum(|c| c.waited_ns));
+        let waited = super::threads::seconds(waited_ns);
+        let (id, count, name) = (row[0].id, row.len(), row[0].name);
         context
             .output
-            .line(format_args!("{id:>5} {taken:>12} {contended:>12}  {name}"))
+            .line(format_args!(
+                "{id:>5} {count:>5} {taken:>12} {shared:>12} {contended:>10} {waited:>14}  {name}"
+            ))
             .await;
     }
     Ok(())
