@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 pub(super) const NONE: u32 = u32::MAX;
 
 /// Rooms in the first block.
-const FIRST: usize = 16;
+const FIRST: usize = 4;
 
 pub(super) struct Pool<T> {
     blocks: Vec<Vec<T>>,
@@ -29,10 +29,11 @@ fn locate(number: u32) -> (usize, usize) {
 }
 
 impl<T> Pool<T> {
-    pub(super) const fn new() -> Self {
+    /// With the first block: a few timers are to be had even where memory is short.
+    pub(super) fn new() -> Self {
         Self {
-            blocks: Vec::new(),
-            left: Vec::new(),
+            blocks: alloc::vec![Vec::with_capacity(FIRST)],
+            left: Vec::with_capacity(2 * FIRST),
         }
     }
 

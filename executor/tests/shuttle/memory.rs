@@ -51,8 +51,12 @@ fn one_cpu(shared: &Shared, cpu: usize) {
         if turn >= OBJECTS && freed < OBJECTS {
             thread::yield_now();
         }
+        // As before a CPU sleeps: what was freed for the others goes home, what they have freed comes back.
         // SAFETY: this thread is the heap's owner.
-        unsafe { heap.drain(&shared.zones) };
+        unsafe {
+            heap.settle(&shared.zones);
+            heap.drain(&shared.zones);
+        }
     }
 }
 
