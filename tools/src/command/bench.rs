@@ -7,13 +7,16 @@ use clap::ValueEnum;
 use clap::error::ErrorKind;
 
 use crate::bench::report;
-use crate::bench::{boot, lan, sim, vkernel};
+use crate::bench::{boot, lan, node, sim, vkernel};
 use crate::host;
+use crate::node::NodeKind;
 
 /// Boots measured in each case.
 const BOOTS: u32 = 10;
 /// Starts and failovers of a vkernel.
 const STARTS: u32 = 20;
+/// Runs of the kernel's own bench in a VM of few CPUs.
+const RUNS_IN_A_VM: u32 = 5;
 
 /// The benches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -41,6 +44,9 @@ pub struct Arguments {
     /// How often each thing is measured; each bench has its own number otherwise
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     runs: Option<u32>,
+    /// For `executor`: inside a VM, in cycles and interrupts, with up to 64 CPUs, instead of beside its peers
+    #[arg(long)]
+    qemu: bool,
     /// For `executor`: --quick, --curves, --only TEXT, --subject NAME, --svg FILE
     #[arg(
         trailing_var_arg = true,
@@ -58,7 +64,20 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let message = format!("only `bench executor` has an option {option}\n");
         clap::Error::raw(ErrorKind::UnknownArgument, message).exit();
     }
+    if arguments.bench != Some(Bench::Executor) && arguments.qemu {
+        let message = "only `bench executor` has an option --qemu\n";
+        clap::Error::raw(ErrorKind::ArgumentConflict, message).exit();
+    }
     host::catch_interrupt()?;
+    if arguments.qemu {
+        let runs = arguments.runs.unwrap_or(RUNS_IN_A_VM);
+        let rows = node::run(NodeKind::VM, runs, |what| {
+            eprintln!("bench executor: {what}")
+        })?;
+        report::print(&rows, arguments.json)?;
+        let good = rows.iter().all(|row| row.ok);
+        return Ok(ExitCode::from(u8::from(!good)));
+    }
     let mut rows = Vec::new();
     if arguments.bench.is_none_or(|bench| bench == Bench::Boot) {
         rows.extend(boot::run(arguments.runs.unwrap_or(BOOTS), |what| {
