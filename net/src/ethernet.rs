@@ -105,8 +105,9 @@ impl CpuStack {
         view.set_dst_addr(destination.into());
         view.set_src_addr(source.into());
         view.set_ethertype(protocol);
+        let transmit = Action::Transmit { interface, packet };
+        self.emit_packet(transmit, DropReason::SendNoMemory)?;
         self.counters.event(Event::FrameSent);
-        self.emit(Action::Transmit { interface, packet });
         Ok(())
     }
 }

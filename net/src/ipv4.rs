@@ -164,8 +164,7 @@ impl CpuStack {
             IpProtocol::Udp => self.udp_input(frame, &info, is_unicast, packet),
             protocol if is_raw => {
                 packet.trim_front(info.header_bytes);
-                self.counters.event(Event::RawDelivered);
-                self.emit(Action::Protocol(ProtocolInput {
+                let input = Action::Protocol(ProtocolInput {
                     protocol: protocol.into(),
                     frame,
                     source: info.source,
@@ -173,7 +172,9 @@ impl CpuStack {
                     ttl: info.ttl,
                     tos: info.tos,
                     packet,
-                }));
+                });
+                self.emit_packet(input, DropReason::NoMemory)?;
+                self.counters.event(Event::RawDelivered);
                 Ok(Fate::Consumed)
             }
             _ => {
@@ -266,8 +267,6 @@ impl CpuStack {
     fn ip_loop_back(&mut self, send: Ipv4Send, packet: Packet) -> Result<(), DropReason> {
         let source = send.source.unwrap_or(send.destination);
         let packet = self.ip_header(send, source, config::LOOPBACK_MTU_BYTES, packet)?;
-        self.counters.event(Event::IpLooped);
-        self.counters.event(Event::FrameReceived);
         let frame = FrameInfo {
             interface: InterfaceIndex::LOOPBACK,
             source_mac: MacAddress::ZERO,
@@ -276,7 +275,9 @@ impl CpuStack {
         };
         let cpu = Flow::of_ipv4(&packet).cpu(self.cpu_count);
         let message = CpuMessage::Ip { frame, packet };
-        self.emit(Action::Post { cpu, message });
+        self.emit_packet(Action::Post { cpu, message }, DropReason::SendNoMemory)?;
+        self.counters.event(Event::IpLooped);
+        self.counters.event(Event::FrameReceived);
         Ok(())
     }
 

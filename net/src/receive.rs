@@ -109,10 +109,11 @@ impl CpuStack {
             return self.deliver(socket, datagram);
         }
         let message = crate::stack::CpuMessage::Deliver { socket, datagram };
-        self.emit(crate::stack::Action::Post {
+        let post = crate::stack::Action::Post {
             cpu: owner,
             message,
-        });
+        };
+        self.emit_packet(post, DropReason::NoMemory)?;
         Ok(Fate::Passed)
     }
 

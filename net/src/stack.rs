@@ -221,13 +221,15 @@ impl CpuStack {
     pub fn input(&mut self, now_ns: u64, interface: InterfaceIndex, packet: Packet) {
         self.now_ns = now_ns;
         self.counters.event(Event::FrameReceived);
-        match self.demultiplex(interface, packet) {
-            Ok((cpu, message)) => {
-                if cpu != self.cpu {
-                    self.counters.event(Event::FrameForwarded);
-                }
-                self.emit(Action::Post { cpu, message });
-            }
+        let posted = self
+            .demultiplex(interface, packet)
+            .and_then(|(cpu, message)| {
+                self.emit_packet(Action::Post { cpu, message }, DropReason::NoMemory)?;
+                Ok(cpu)
+            });
+        match posted {
+            Ok(cpu) if cpu != self.cpu => self.counters.event(Event::FrameForwarded),
+            Ok(_) => {}
             Err(reason) => self.counters.drop(reason),
         }
     }
@@ -323,12 +325,20 @@ impl CpuStack {
         None
     }
 
-    /// Notes something to do. What finds no memory for the note is not done, and counted.
+    /// Notes something to do that the stacks' state rests on, and that must not get lost.
     pub(crate) fn emit(&mut self, action: Action) {
-        if may_fail(|| self.actions.try_reserve(1)).is_err() {
-            return self.counters.drop(DropReason::NoMemory);
-        }
         self.actions.push_back(action);
+    }
+
+    /// Notes something to do with a packet, which is dropped if there is no memory for the note: for this reason.
+    pub(crate) fn emit_packet(
+        &mut self,
+        action: Action,
+        reason: DropReason,
+    ) -> Result<(), DropReason> {
+        may_fail(|| self.actions.try_reserve(1)).map_err(|_| reason)?;
+        self.actions.push_back(action);
+        Ok(())
     }
 
     /// Counts the end of a packet we tried to send.

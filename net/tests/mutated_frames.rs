@@ -196,7 +196,9 @@ fn a_million_mutated_frames_are_counted_once_each() {
         .collect();
     let elsewhere = [
         DropReason::FrameQueueFull,
+        DropReason::NoMemory,
         DropReason::FrameInterfaceDown,
+        DropReason::SocketNoMemory,
         DropReason::SocketClosed,
     ];
     assert_eq!(unreached, elsewhere, "{snapshot}");

@@ -357,9 +357,9 @@ fn a_request_for_memory_that_fails_costs_a_counted_frame_and_no_more() {
 #[cfg(feature = "process")]
 #[test]
 fn of_packets_that_waited_for_an_address_those_that_find_no_memory_are_counted() {
-    const COUNT: u64 = 6;
+    const COUNT: u64 = 8;
     let mut lost_some = false;
-    for nth in 1..=10 {
+    for nth in 1..=24 {
         // A new node each time, whose queues have no room yet.
         let (_turn, arena) = crate::platform::arena::test_arena(false);
         let bench = bench_on(|node| assert!(node.set_zones(arena.zones())));
