@@ -63,14 +63,15 @@ fn objects() -> isize {
 
 /// Takes all memory that may be taken.
 fn hog() -> Vec<Vec<u8>> {
-    let mut all = Vec::with_capacity(16 * 1024);
+    let mut all = Vec::with_capacity(64 * 1024);
     let heap = current().heap();
     let mut sizes: Vec<usize> = heap.class_stats().map(|class| class.size.max(16)).collect();
     sizes.reverse();
     for size in core::iter::once(256 * 1024).chain(sizes) {
         loop {
             let mut one = Vec::<u8>::new();
-            if all.len() == all.capacity() || may_fail(|| one.try_reserve_exact(size)).is_err() {
+            assert!(all.len() < all.capacity(), "more memory than expected");
+            if may_fail(|| one.try_reserve_exact(size)).is_err() {
                 break;
             }
             all.push(one);
