@@ -1,0 +1,92 @@
+//! What hard sections put off, and what may be done in one.
+
+use executor::{
+    Builder, CpuId, Priority, critical, current, hosted, run_on, send_to, spawn, spawn_on,
+    yield_now,
+};
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    rc::Rc,
+    sync::{Arc, Mutex},
+    task::{Poll, Waker},
+};
+
+const LINE: u8 = 40;
+
+#[test]
+fn trap_13_the_end_of_a_section_inside_a_hard_one_replays_nothing_and_the_outer_end_does() {
+    hosted::run(1, || async {
+        let ran = Rc::new(Cell::new(0));
+        let count = ran.clone();
+        current().on_interrupt(LINE, Rc::new(move || count.set(count.get() + 1)));
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let inside = seen.clone();
+        send_to(current(), move |cpu| {
+            critical::section(|| cpu.interrupt(LINE));
+            critical::section(|| critical::section(|| ()));
+            inside.lock().unwrap().push(critical::is_hard());
+        });
+        assert_eq!(*seen.lock().unwrap(), [true]);
+        assert_eq!(ran.get(), 0, "put off until no hard section is open");
+        yield_now().await;
+        assert_eq!(ran.get(), 1);
+    });
+}
+
+#[test]
+fn trap_17_a_kernel_thread_runs_to_its_next_await_whoever_becomes_ready() {
+    hosted::run(1, || async {
+        let log = Rc::new(RefCell::new(Vec::new()));
+        let (ours, theirs) = (log.clone(), log.clone());
+        let low = Builder::new("low").priority(Priority::IDLE);
+        let low = low.spawn(async move {
+            let high = Builder::new("high").priority(Priority::INTERRUPT);
+            let high = high.spawn(async move { theirs.borrow_mut().push("high") });
+            // Sections end, messages to oneself run, a timer interrupt comes: none of it is an await.
+            critical::section(|| ());
+            send_to(current(), |_| ());
+            current().interrupt_timer();
+            ours.borrow_mut().push("low");
+            yield_now().await;
+            ours.borrow_mut().push("low again");
+            high.await;
+        });
+        low.await;
+        assert_eq!(log.take(), ["low", "high", "low again"]);
+    });
+}
+
+#[test]
+fn trap_75_the_last_waker_of_a_thread_may_be_dropped_in_an_ipi_function() {
+    hosted::run(2, || async {
+        for cpu in [CpuId(0), CpuId(1)] {
+            let kept: Arc<Mutex<Vec<Waker>>> = Arc::default();
+            let theirs = kept.clone();
+            let memory = Arc::new(());
+            let held = memory.clone();
+            let thread = move || async move {
+                let _held = held;
+                poll_fn(|context| {
+                    let mut kept = theirs.lock().unwrap();
+                    kept.extend([context.waker().clone(), context.waker().clone()]);
+                    Poll::Ready(())
+                })
+                .await;
+            };
+            spawn_on(CpuId(0), "owner", thread).await;
+            assert_eq!(Arc::strong_count(&memory), 1);
+            let wakers = std::mem::take(&mut *kept.lock().unwrap());
+            // Cloned, used and dropped where nothing may wait: on the owner, and elsewhere.
+            run_on(cpu, move |_| {
+                assert!(critical::is_hard());
+                let more = wakers.clone();
+                more[0].wake_by_ref();
+                drop(more);
+                drop(wakers);
+            })
+            .await;
+            spawn("reuse", async {}).await;
+        }
+    });
+}
