@@ -363,7 +363,7 @@ fn a_server_that_holds_many_messages_finds_the_one_that_is_aborted() {
 }
 
 #[test]
-fn a_server_that_loses_a_message_whose_caller_asked_to_abort_is_told_so() {
+fn a_server_that_loses_a_message_whose_caller_asked_to_abort_panics() {
     // Whoever asks to abort waits on: the message may not be dropped as if its caller had gone.
     let lost = std::panic::catch_unwind(|| {
         run(1, || async {

@@ -139,7 +139,7 @@ fn a_new_priority_moves_a_queued_thread() {
 
 #[test]
 #[should_panic(expected = "panicked")]
-fn a_priority_is_set_on_the_threads_own_cpu() {
+fn to_set_the_priority_of_another_cpus_thread_panics() {
     hosted::run(2, || async {
         let thread = spawn_on(CpuId(1), "far", pending::<()>).thread();
         thread.set_priority(Priority::MAX);

@@ -6,6 +6,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};
 
+use crate::slabs;
+
 struct Counting;
 
 /// Sizes that a watch tells apart; those beyond it are lost, and make the watch useless.
@@ -76,11 +78,16 @@ fn note(memory: *mut u8, layout: Layout, count: i64) {
     });
 }
 
-// SAFETY: every call is the system allocator's own; the counters are thread-local words without a
+// SAFETY: every call is the system allocator's own, or that of a heap, as the address says; the counters are thread-local words without a
 // destructor, so that counting neither allocates nor fails.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         COUNT.with(|count| count.set(count.get() + 1));
+        if !WATCHED.get()
+            && let Some(memory) = slabs::allocate(layout)
+        {
+            return memory;
+        }
         // SAFETY: the caller's promise.
         let memory = unsafe { System.alloc(layout) };
         if WATCHED.get() && !memory.is_null() {
@@ -90,6 +97,10 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        if unsafe { slabs::free(memory, layout) } {
+            return;
+        }
         if WATCHED.get() {
             note(memory, layout, -1);
         }

@@ -16,6 +16,7 @@ mod memory;
 mod ours;
 mod peers;
 mod rows;
+mod slabs;
 mod timers;
 mod traffic;
 
@@ -69,6 +70,7 @@ struct Outcome {
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     host::raise_locked_memory();
+    slabs::reserve()?;
     let effort = Effort {
         rounds: arguments
             .rounds

@@ -6,15 +6,15 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::future::pending;
 use std::hint::spin_loop;
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use executor::slab::{Heap, ZONE_SIZE, ZoneMap};
-use executor::{CpuId, critical, current, spawn_on};
+use executor::slab::{Heap, ZONE_SIZE};
+use executor::{CpuId, spawn_on};
 use mimalloc::MiMalloc;
 use tikv_jemallocator::Jemalloc;
 
@@ -22,6 +22,7 @@ use crate::allocations::Watch;
 use crate::host::{self, pin};
 use crate::measure::{Sample, Stopwatch};
 use crate::ours::{self, Ours};
+use crate::slabs::{self, Region, ZONES};
 use crate::traffic::{Runtime, yield_by_wake};
 
 /// What is allocated: 64 bytes.
@@ -35,57 +36,6 @@ const BATCH: usize = 1024;
 
 /// Batches before the clock runs: the first touch of memory is the host's cost.
 const WARM: u64 = 8;
-
-/// Zones of a [`Region`]: a gigabyte.
-const ZONES: usize = 1 << 14;
-
-/// Memory in zones, for one sample.
-struct Region {
-    memory: *mut libc::c_void,
-    zones: ZoneMap,
-}
-
-// SAFETY: the mapping belongs to the region, which only its drop changes.
-unsafe impl Send for Region {}
-// SAFETY: as above; the map is Sync.
-unsafe impl Sync for Region {}
-
-impl Region {
-    const LENGTH: usize = (ZONES + 1) * ZONE_SIZE;
-
-    fn new() -> Result<Self> {
-        // SAFETY: a new mapping, wherever the host likes.
-        let memory = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                Self::LENGTH,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        ensure!(
-            memory != libc::MAP_FAILED,
-            "no memory: {}",
-            std::io::Error::last_os_error()
-        );
-        let base = memory.expose_provenance().next_multiple_of(ZONE_SIZE);
-        let words = (0..ZoneMap::words(ZONES)).map(|_| AtomicU64::new(0));
-        let bitmap = words.collect::<Vec<_>>().leak();
-        // SAFETY: the zones lie in the mapping, which lives as long as the map.
-        let zones = unsafe { ZoneMap::new(ptr::with_exposed_provenance_mut(base), ZONES, bitmap) };
-        zones.add(0, ZONES);
-        Ok(Self { memory, zones })
-    }
-}
-
-impl Drop for Region {
-    fn drop(&mut self) {
-        // SAFETY: mapped in `new`, and whoever uses it holds the region.
-        unsafe { libc::munmap(self.memory, Self::LENGTH) };
-    }
-}
 
 /// An allocator of [`OBJECT`]s.
 trait Allocator: Send + Sync + 'static {
@@ -114,26 +64,19 @@ impl<A: GlobalAlloc + Send + Sync + 'static> Allocator for Peer<A> {
     }
 }
 
-/// The heaps of a node's CPUs, over one region.
-struct Heaps(Arc<Region>);
+/// The heaps of a node's CPUs.
+struct Heaps;
 
 impl Allocator for Heaps {
     #[inline]
     fn allocate(&self) -> *mut u8 {
-        let cpu = current();
-        // SAFETY: this CPU's heap, in a critical section, always over the same zones; a CPU stays where its node has it.
-        let object = critical::section(|| unsafe { cpu.heap().allocate(&self.0.zones, OBJECT) });
-        object.map_or(ptr::null_mut(), NonNull::as_ptr)
+        slabs::allocate(OBJECT).unwrap_or(ptr::null_mut())
     }
 
     #[inline]
     unsafe fn free(&self, object: *mut u8) {
-        let Some(object) = NonNull::new(object) else {
-            return;
-        };
-        let cpu = current();
-        // SAFETY: as above; the object is one of these heaps'.
-        critical::section(|| unsafe { cpu.heap().free(&self.0.zones, object, OBJECT) });
+        // SAFETY: the caller's promise.
+        unsafe { slabs::free(object, OBJECT) };
     }
 }
 
@@ -242,29 +185,21 @@ fn peer_remote<A: GlobalAlloc + Send + Sync + 'static>(peer: A, turns: u64) -> R
 
 /// One turn: an object is allocated and freed on this CPU, from its heap.
 pub fn ours_local(turns: u64) -> Result<Sample> {
-    let heaps = Heaps(Arc::new(Region::new()?));
-    Ok(ours::node(1, 0).block_on(move || async move { local(&heaps, turns) }))
+    Ok(ours::node(1, 0).block_on(move || async move { local(&Heaps, turns) }))
 }
 
 /// One turn: an object is allocated on one CPU and freed on another.
 pub fn ours_remote(turns: u64) -> Result<Sample> {
-    let region = Arc::new(Region::new()?);
     let batches = batches(turns);
-    // The heaps go with the node, before the region does.
-    let node = ours::node(2, 0);
-    let (here, there) = (Heaps(region.clone()), Heaps(region.clone()));
-    let sample = node.block_on(move || async move {
+    Ok(ours::node(2, 0).block_on(move || async move {
         let handover = Arc::new(Handover::new());
         let theirs = handover.clone();
         let other = spawn_on(CpuId(1), "freer", move || async move {
-            theirs.free(&there, batches)
+            theirs.free(&Heaps, batches)
         });
-        let allocated = handover.allocate(&here, batches);
+        let allocated = handover.allocate(&Heaps, batches);
         per_object([allocated, other.await], batches)
-    });
-    drop(node);
-    drop(region);
-    Ok(sample)
+    }))
 }
 
 /// [`ours_local`] of mimalloc.

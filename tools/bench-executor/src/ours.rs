@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use anyhow::Result;
-use executor::hosted::{Hosted, Options};
+use executor::hosted::Options;
 use executor::trace::{ClassMask, Event};
 use executor::{
     CpuId, Guarded, Message, Pending, Port, PortRef, Put, Serve, Server, Token, current, spawn,
@@ -15,14 +15,15 @@ use executor::{
 use crate::bare::{Span, StartLine, over_both};
 use crate::host;
 use crate::measure::{Sample, Stopwatch};
+use crate::slabs::Node;
 use crate::traffic::{BASE, Runtime, YIELDERS, yield_by_wake, yielding};
 
 /// Looks at the inbox before a CPU halts: more than any sample takes.
 const NEVER_HALT: u32 = u32::MAX;
 
 /// A node of pinned CPUs.
-pub fn node(cpus: usize, idle_spin: u32) -> Hosted {
-    Hosted::start(Options {
+pub fn node(cpus: usize, idle_spin: u32) -> Node {
+    Node::start(Options {
         cpus,
         idle_spin,
         pinned: true,

@@ -152,6 +152,13 @@ pub(super) const ADDRESS: Sanitizer = Sanitizer {
                     NO_LIMIT,
                 ),
                 ("platform::arena::tests", NO_LIMIT),
+                ("short_of_memory::", NO_LIMIT),
+                ("a_line_that_finds_no_memory_is_refused", NO_LIMIT),
+                (
+                    "a_request_for_memory_that_fails_costs_a_counted_frame",
+                    NO_LIMIT,
+                ),
+                ("those_that_find_no_memory_are_counted", NO_LIMIT),
             ],
         },
     ],
