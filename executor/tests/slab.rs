@@ -445,7 +445,19 @@ fn a_call_is_refused_where_memory_is_short_and_its_message_comes_back() {
             }
             assert_eq!(port.try_call(Question(6)).ok().unwrap().await, 6);
             // And while packets, say, have taken what there is: the executor itself goes on.
-            let all = use_up();
+            // Of every size, what may be had.
+            let mut all = Vec::<Vec<u8>>::with_capacity(64 * 1024);
+            let sizes: Vec<_> = current()
+                .heap()
+                .class_stats()
+                .map(|class| class.size)
+                .collect();
+            for size in sizes.into_iter().rev().filter(|size| *size != 0) {
+                let mut one = Vec::new();
+                while may_fail(|| one.try_reserve_exact(size)).is_ok() {
+                    all.push(core::mem::take(&mut one));
+                }
+            }
             assert!(port.try_call(Question(7)).is_err());
             assert_eq!(port.call(Question(8)).await, 8);
             drop(all);
