@@ -22,7 +22,7 @@ pub mod network;
 pub mod platform;
 pub mod report;
 pub mod services;
-#[cfg(all(test, feature = "process"))]
+#[cfg(all(test, feature = "process", debug_assertions))]
 mod short_of_memory;
 pub mod start;
 pub mod trace_stream;

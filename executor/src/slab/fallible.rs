@@ -11,6 +11,7 @@
 
 use crate::{critical, current};
 use alloc::{alloc::Layout, boxed::Box};
+use core::hint;
 
 /// Runs `f`, whose requests for memory may fail: they leave the reserve alone. In a critical section: keep it short, and
 /// request nothing in it by anything but `try_reserve` and the like, which has an error.
@@ -53,7 +54,8 @@ pub fn has_room(layout: Layout) -> bool {
     may_fail(|| {
         // SAFETY: the size is not zero; freed as it was allocated.
         unsafe {
-            let memory = alloc::alloc::alloc(layout);
+            // Seen by somebody, as far as the compiler knows: it may leave out what is allocated and freed unused.
+            let memory = hint::black_box(alloc::alloc::alloc(layout));
             if memory.is_null() {
                 return false;
             }

@@ -584,7 +584,7 @@ fn panic_wants_to_be_asked_twice() {
     assert!(person.runs("panic").contains("panic yes"));
 }
 
-#[cfg(feature = "process")]
+#[cfg(all(feature = "process", debug_assertions))]
 #[test]
 fn a_line_that_finds_no_memory_is_refused_or_loses_output_and_the_next_runs() {
     let (_turn, arena) = crate::platform::arena::test_arena(false);

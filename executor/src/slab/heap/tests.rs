@@ -275,6 +275,7 @@ fn trap_52_a_heaps_figures_may_be_negative_and_their_sum_is_not() {
     );
 }
 
+#[cfg(debug_assertions)]
 #[test]
 fn every_request_of_a_run_can_be_made_to_fail() {
     let memory = Memory::new(8);
@@ -313,6 +314,7 @@ fn what_may_fail_leaves_the_reserve_to_what_may_not() {
     }
 }
 
+#[cfg(debug_assertions)]
 mod misuse {
     //! Debug builds find it out, and say what and who.
 

@@ -309,7 +309,7 @@ fn a_frame_that_finds_no_memory_is_counted_and_the_next_one_is_taken() {
     unsafe { arena.release() };
 }
 
-#[cfg(feature = "process")]
+#[cfg(all(feature = "process", debug_assertions))]
 #[test]
 fn a_request_for_memory_that_fails_costs_a_counted_frame_and_no_more() {
     let (_turn, arena) = crate::platform::arena::test_arena(false);
@@ -354,7 +354,7 @@ fn a_request_for_memory_that_fails_costs_a_counted_frame_and_no_more() {
     unsafe { arena.release() };
 }
 
-#[cfg(feature = "process")]
+#[cfg(all(feature = "process", debug_assertions))]
 #[test]
 fn of_packets_that_waited_for_an_address_those_that_find_no_memory_are_counted() {
     const COUNT: u64 = 8;
