@@ -31,9 +31,10 @@ const SPINS: u32 = 4;
 /// Turns after which a wait is timed. Shorter ones are over before the clock is read.
 const TIMED_FROM: u32 = 8;
 /// Turns after which a waiter tries at each turn, and wants what it waits for.
-const PATIENCE: u32 = 1024;
-/// Turns after which a waiter asks the holder's CPU and sleeps: about 0.1 ms of a CPU that has nothing else to do.
-const ASK_AFTER: u32 = 4096;
+const PATIENCE: u32 = 32;
+/// Turns after which a waiter asks the holder's CPU and sleeps: one or two microseconds of a CPU that has nothing else to do.
+/// More would be quicker where holds last that long, and would fill a trace and a CPU with turns where they last longer.
+const ASK_AFTER: u32 = 64;
 /// Turns for which others let a waiter pass: longer than it takes to wake its CPU.
 const DEFERENCE: u32 = 16384;
 
