@@ -237,11 +237,15 @@ impl Cpu {
     ) {
         self.assert_current();
         let now = now_ns.unwrap_or_else(|| self.node().clock_ns());
-        // A handler that interrupts here would write the same slot.
-        critical::section_on(self, || {
-            self.trace
-                .push(trace::Record::new(now, event, small, thread as u16, arg));
-        });
+        // A section: a handler that interrupts here would write the same slot. Its guard would look for this CPU again.
+        let depth = self.critical.get();
+        self.critical.set(depth + 1);
+        self.trace
+            .push(trace::Record::new(now, event, small, thread as u16, arg));
+        self.critical.set(depth);
+        if depth == 0 && self.pending.load(Ordering::Relaxed) != 0 {
+            self.replay_interrupts();
+        }
     }
 
     /// The time, if `class` is recorded; 0 if not. Owner.
