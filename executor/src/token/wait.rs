@@ -8,7 +8,7 @@
 //! |---|---|
 //! | 1, 4, 16 ... | tries: a wait lasts at most four times as long as it must, and the holder's cache line is left alone |
 //! | from [`PATIENCE`] | tries at every turn, and for an exclusive hold says that it *wants* the token |
-//! | from [`ASK_AFTER`] | asks the holder's CPU by IPI message and sleeps until the answer, which comes between two polls, when nothing is held |
+//! | from [`ASK_AFTER`] | asks the holder's CPU by IPI message and sleeps until the answer, which comes between two polls, when nothing is held; if another one wants it first, dozes |
 //!
 //! Who finds a token wanted by another CPU lets it pass: it does not take the token, for at most [`DEFERENCE`] turns, and
 //! a reader not as long as other readers hold it. Not bound to that is who wants the token as well, who only tries, and a
@@ -21,9 +21,9 @@
 //! somebody pass itself. A scope that is dropped takes its wish back (trap 8).
 
 use super::{HARD, Token, scope::Claim, word::Found};
-use crate::{Cpu, run_on, trace::Event};
+use crate::{Cpu, run_on, sleep, trace::Event};
 use alloc::boxed::Box;
-use core::{future::Future, pin::Pin, ptr, sync::atomic::Ordering, task::Context};
+use core::{future::Future, pin::Pin, ptr, sync::atomic::Ordering, task::Context, time::Duration};
 
 /// Looks in place before a scope waits, each after four times as many pauses: one or two microseconds in all.
 /// Few, for each takes the cache line from the holder, whose sections become ten times as long by it.
@@ -35,6 +35,9 @@ const PATIENCE: u32 = 32;
 /// Turns after which a waiter asks the holder's CPU and sleeps: one or two microseconds of a CPU that has nothing else to do.
 /// More would be quicker where holds last that long, and would fill a trace and a CPU with turns where they last longer.
 const ASK_AFTER: u32 = 64;
+/// How long who lets another have it first sleeps between two looks, and the turns that it counts for.
+const DOZE: Duration = Duration::from_micros(20);
+const DOZE_TURNS: u32 = 1024;
 /// Turns for which others let a waiter pass: longer than it takes to wake its CPU.
 const DEFERENCE: u32 = 16384;
 
@@ -75,8 +78,10 @@ pub(super) struct Wait<'t> {
     token: &'t Token,
     /// The address of the CPU as which it wants `token`; 0 if it does not.
     wants_as: usize,
-    /// The answer of the holder's CPU.
+    /// The answer of the holder's CPU, or the end of a doze.
     asked: Option<Asked>,
+    /// The turn to go on with after that.
+    resume: u32,
 }
 
 impl<'t> Wait<'t> {
@@ -93,6 +98,7 @@ impl<'t> Wait<'t> {
             token,
             wants_as: 0,
             asked: None,
+            resume: PATIENCE,
         }
     }
 
@@ -104,7 +110,7 @@ impl<'t> Wait<'t> {
                 return false;
             }
             self.asked = None;
-            self.turns = PATIENCE;
+            self.turns = self.resume;
             return true;
         }
         self.turns = self.turns.saturating_add(1);
@@ -147,6 +153,8 @@ impl<'t> Wait<'t> {
             if self.turns >= ASK_AFTER && self.ask(here, found, context) {
                 return;
             }
+        } else if self.turns >= ASK_AFTER && self.doze(context) {
+            return;
         }
         context.waker().wake_by_ref();
     }
@@ -165,6 +173,18 @@ impl<'t> Wait<'t> {
         let pending = asked.as_mut().poll(context).is_pending();
         if pending {
             self.asked = Some(asked);
+            self.resume = PATIENCE;
+        }
+        pending
+    }
+
+    /// Sleeps while another CPU has the token first that wants it: nobody tells when that one is done. True: it sleeps.
+    fn doze(&mut self, context: &mut Context<'_>) -> bool {
+        let mut asked: Asked = Box::pin(sleep(DOZE));
+        let pending = asked.as_mut().poll(context).is_pending();
+        if pending {
+            self.asked = Some(asked);
+            self.resume = self.turns.saturating_add(DOZE_TURNS);
         }
         pending
     }
