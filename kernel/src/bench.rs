@@ -27,6 +27,8 @@ use crate::platform::Machine;
 
 /// Operations of a row where one takes tens of nanoseconds on hardware.
 const MANY: u64 = 200_000;
+/// Operations of all CPUs together: long enough for the host to have given each its turn.
+const LOTS: u64 = 2_000_000;
 /// Operations of a row in which CPUs talk to each other.
 const SOME: u64 = 20_000;
 /// Calls of a ring, where more CPUs than cores take turns on the host.
@@ -363,7 +365,7 @@ async fn all_cpus(node: &Node, machine: &dyn Machine, output: &Output) {
     for count in doubling.chain([all]) {
         let cpus = || (0..count).map(CpuId);
         let since = Moment::now(node, machine);
-        let share = MANY / u64::from(count);
+        let share = LOTS / u64::from(count);
         on_each(cpus(), |_| move || yields(share)).await;
         output
             .line(format_args!(
