@@ -29,7 +29,7 @@ use core::{
     any::Any,
     cell::{Cell, RefCell},
     ptr,
-    sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, compiler_fence},
 };
 use crossbeam_queue::SegQueue;
 
@@ -390,20 +390,23 @@ impl Cpu {
     /// As [`schedule`](Self::schedule), for a waker elsewhere: its CPU and thread number, for the trace.
     #[inline]
     pub(crate) fn schedule_for(&self, thread: &Header, waker: Option<(u8, u32)>) {
-        if thread.flags.get() & (flag::QUEUED | flag::FINISHED | flag::IN_TRANSIT) != 0 {
-            thread.spare_wakes.add(1);
-            return;
-        }
+        // The look at the flags is inside, too: a handler that comes after it must not queue the thread as well.
         let depth = self.critical.get();
         self.critical.set(depth + 1);
-        thread.set(flag::QUEUED);
-        // A thread that wakes itself gives up its turn.
-        let yields = ptr::eq(self.running.get(), thread);
-        // SAFETY: owner, in a critical section; not queued; the executor's count keeps it alive until it finishes.
-        unsafe { self.run_queue.push(thread, yields) };
-        if self.watched.load(Ordering::Relaxed) & trace::Class::Wake as u32 != 0 {
-            self.record_wake(thread, waker);
+        compiler_fence(Ordering::SeqCst);
+        if thread.flags.get() & (flag::QUEUED | flag::FINISHED | flag::IN_TRANSIT) == 0 {
+            thread.set(flag::QUEUED);
+            // A thread that wakes itself gives up its turn.
+            let yields = ptr::eq(self.running.get(), thread);
+            // SAFETY: owner, in a critical section; not queued; the executor's count keeps it alive until it finishes.
+            unsafe { self.run_queue.push(thread, yields) };
+            if self.watched.load(Ordering::Relaxed) & trace::Class::Wake as u32 != 0 {
+                self.record_wake(thread, waker);
+            }
+        } else {
+            thread.spare_wakes.add(1);
         }
+        compiler_fence(Ordering::SeqCst);
         self.critical.set(depth);
         if depth == 0 && self.pending.load(Ordering::Relaxed) != 0 {
             self.replay_interrupts();
@@ -562,7 +565,8 @@ impl Cpu {
         match unsafe { self.running.get().as_ref() } {
             Some(thread) if thread.is_movable() => {
                 thread.migrate_to.set(target);
-                thread.set(flag::MOVING);
+                // A handler that wakes it meanwhile sets a flag, too.
+                critical::section_on(self, || thread.set(flag::MOVING));
             }
             _ => panic!("only a thread made by spawn_movable can move"),
         }

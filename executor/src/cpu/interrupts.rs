@@ -195,6 +195,10 @@ impl Cpu {
         if self.reminders.due_ns() <= now {
             self.reminders.remind(self);
         }
+        // It may have run out while it was being set, and nobody has noted that; what was due is dealt with.
+        if self.armed_ns.get() <= now {
+            self.armed_ns.set(u64::MAX);
+        }
         self.arm_timer();
     }
 

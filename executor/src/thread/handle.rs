@@ -175,7 +175,8 @@ impl<T: 'static> Future for Exit<T> {
         thread.assert_output::<T>();
         if let Some(output) = self.output.take() {
             here.exit_with.set(Some(Box::new(output)));
-            thread.set(flag::EXITING);
+            // A handler that wakes it meanwhile sets a flag, too.
+            critical::section_on(here, || thread.set(flag::EXITING));
         }
         Poll::Pending
     }
