@@ -27,7 +27,7 @@ use crate::{
     countdown::Countdown,
     cpu::HELD,
     current,
-    ipi::{Message, answered, run_on, run_on_mask, send_shared, send_to},
+    ipi::{Message, answered, run_on, run_on_mask, send_between_polls, send_shared, send_to},
     reply::ReplySlot,
 };
 use alloc::{collections::VecDeque, sync::Arc};
@@ -152,7 +152,7 @@ where
             reply: ReplySlot::default(),
         });
         let asked = sync.clone();
-        send_to(here.node().cpu(CpuId(0)), move |cpu0| {
+        send_between_polls(here.node().cpu(CpuId(0)), move |cpu0| {
             let begin = Message::boxed(move |cpu0: &Cpu| hold_all(cpu0, asked));
             cpu0.mastership.ask(cpu0, begin);
         });

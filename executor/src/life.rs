@@ -10,8 +10,8 @@
 //!   anybody else                            owner
 //!   word += 1, word -= 1                    local += 1, local -= 1
 //!                                           the thread ends:
-//!                                           word += local, DONE             (fetch_add)
-//!   word -= 1: it was 1, and DONE?          word -= 1: it was 1, and DONE?
+//!                                           word += local, DONE or ABANDONED (fetch_add)
+//!   word -= 1: it was 1, and the end?       word -= 1: it was 1, and the end?
 //!   free                                    free
 //! ```
 //!
@@ -45,10 +45,12 @@ use core::task::Waker;
 const DONE: usize = 1;
 /// Nobody will ask for the output.
 const DETACHED: usize = 2;
-/// Its CPU has stopped: there will be no output.
+/// Its CPU has stopped, or it never arrived there: there will be no output.
 const ABANDONED: usize = 4;
 /// The handle's waker is stored.
 const WAITING: usize = 8;
+/// The thread will not run again.
+const ENDED: usize = DONE | ABANDONED;
 /// One reference.
 const ONE: usize = 16;
 
@@ -142,7 +144,7 @@ impl Life {
     }
 
     fn is_last(word: usize) -> bool {
-        word / ONE == 1 && word & (DONE | ABANDONED) != 0
+        word / ONE == 1 && word & ENDED != 0
     }
 
     /// The thread will not run again: from now on its references are counted in the word, the executor's own among them.
@@ -188,7 +190,11 @@ impl Life {
     /// Once, and [`finish`](Self::finish) is not called.
     pub unsafe fn abandon(&self) {
         // SAFETY: the caller's promise.
-        unsafe { self.end(ABANDONED) };
+        if unsafe { self.end(ABANDONED) } & WAITING != 0 {
+            // Nobody will wake it, and kept it might keep a thread that keeps this one.
+            // SAFETY: WAITING under ABANDONED: the waker is the owner's.
+            drop(self.waker.with_mut(|waker| unsafe { (*waker).take() }));
+        }
     }
 
     /// Called by the handle. True: the thread is done and its output the handle's; false: the waker is kept.
@@ -197,14 +203,14 @@ impl Life {
     /// Only the thread's one handle calls this, never from two threads at once.
     pub unsafe fn poll(&self, waker: &Waker) -> bool {
         let word = self.word.load(Ordering::Acquire);
-        if word & DONE != 0 {
-            return true;
+        if word & ENDED != 0 {
+            return word & DONE != 0;
         }
-        if word & WAITING != 0
-            && !fault(Fault::KeepWaiting)
-            && self.word.fetch_and(!WAITING, Ordering::AcqRel) & DONE != 0
-        {
-            return true;
+        if word & WAITING != 0 && !fault(Fault::KeepWaiting) {
+            let before = self.word.fetch_and(!WAITING, Ordering::AcqRel);
+            if before & ENDED != 0 {
+                return before & DONE != 0;
+            }
         }
         self.waker.with_mut(|kept| {
             // SAFETY: WAITING is clear: the waker is the handle's.
@@ -213,7 +219,12 @@ impl Life {
                 *kept = Some(waker.clone());
             }
         });
-        self.word.fetch_or(WAITING, Ordering::AcqRel) & DONE != 0
+        let before = self.word.fetch_or(WAITING, Ordering::AcqRel);
+        if before & ABANDONED != 0 {
+            // SAFETY: the end came before WAITING: the waker is still the handle's, and nobody will use it.
+            drop(self.waker.with_mut(|kept| unsafe { (*kept).take() }));
+        }
+        before & DONE != 0
     }
 
     /// Called by the handle as it goes. True: the thread is done, and the handle drops what is left of the output.
@@ -236,6 +247,6 @@ impl Life {
     /// True once the thread will not run again.
     #[inline]
     pub fn has_ended(&self) -> bool {
-        self.word.load(Ordering::Acquire) & (DONE | ABANDONED) != 0
+        self.word.load(Ordering::Acquire) & ENDED != 0
     }
 }

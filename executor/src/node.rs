@@ -243,5 +243,8 @@ impl Drop for Node {
             .iter()
             .fold(false, |some, cpu| cpu.discard_messages() | some)
         {}
+        for cpu in self.cpus.iter() {
+            cpu.give_threads_up();
+        }
     }
 }

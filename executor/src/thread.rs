@@ -4,7 +4,7 @@
 //!
 //! | fields | who |
 //! |---|---|
-//! | `life`, `mark`, `owner` | anybody, as `life.rs` and `mark.rs` say |
+//! | `life`, `mark`, `owner` | anybody, as `life.rs` and `mark.rs` say; the home count of `life` the owner alone |
 //! | `next` ... `migrate_to`, the future | the owner CPU alone |
 //! | `polls`, `spare_wakes`, `messages`, `run_ticks` | written by the owner, read by anybody |
 //! | `id`, `name`, `site`, `vtable` | written once, then read by anybody |
@@ -152,7 +152,7 @@ struct Block<F: Future> {
 /// A counted reference to a thread.
 pub(crate) struct ThreadRef(*const Header);
 
-// SAFETY: references are counted atomically, and the fields reachable through one from another CPU are atomic.
+// SAFETY: who is not the owner counts atomically (`is_at_home`), and what is reachable through one from there is atomic.
 unsafe impl Send for ThreadRef {}
 
 impl core::ops::Deref for ThreadRef {
@@ -410,15 +410,24 @@ impl Header {
         }
     }
 
+    /// Ends a thread whose CPU is gone, with its future left as it is.
+    ///
+    /// # Safety
+    /// Nobody polls it, and no CPU owns it any more; it has not ended.
+    pub(crate) unsafe fn give_up(&self) {
+        self.set(flag::FINISHED);
+        // SAFETY: in the owner's place, once.
+        unsafe { self.life.abandon() };
+    }
+
     /// Drops the future of a thread that will never run again, as its CPU stops.
     ///
     /// # Safety
     /// The caller is the owner CPU, outside of any poll of this thread.
     pub(crate) unsafe fn abandon(&self) {
-        self.set(flag::FINISHED);
         // SAFETY: the owner, once; it touches an unfinished stage alone.
         unsafe {
-            self.life.abandon();
+            self.give_up();
             (self.vtable.clear)(self);
         }
     }

@@ -469,3 +469,42 @@ fn a_cpusync_can_be_started_from_a_movable_thread_and_from_many_at_once() {
         assert_eq!(get(&ran), 160);
     });
 }
+
+#[test]
+fn a_cpusync_asked_for_on_cpu_0_waits_for_the_end_of_its_poll_as_on_any_other() {
+    run(2, || async {
+        for (cpu, others) in [
+            (0, mask([])),
+            (0, mask([0, 1])),
+            (1, mask([0, 1])),
+            (0, mask([0])),
+        ] {
+            let free = spawn_on(CpuId(cpu), "master", move || async move {
+                let token = executor::Token::new("held by who asks");
+                let guarded = Arc::new(executor::Guarded::new(&token, 0));
+                let inside = (token.clone(), guarded.clone());
+                let busy = Arc::new(AtomicBool::new(true));
+                let polling = busy.clone();
+                token
+                    .hold(async move |_| {
+                        let alone = move |_: &executor::Cpu| {
+                            let (token, guarded) = inside;
+                            let between_polls = !polling.load(Ordering::Relaxed);
+                            between_polls
+                                && token.try_with(|held| held.with(&guarded, |_| ())).is_some()
+                        };
+                        let mut sync = pin!(cpusync::run(&others, alone, |_| ()));
+                        let first = std::future::poll_fn(|context| {
+                            let first = sync.as_mut().poll(context);
+                            busy.store(false, Ordering::Relaxed);
+                            std::task::Poll::Ready(first)
+                        });
+                        assert!(first.await.is_pending(), "it ran inside the poll");
+                        sync.await
+                    })
+                    .await
+            });
+            assert!(free.await, "on cpu {cpu}");
+        }
+    });
+}

@@ -524,3 +524,51 @@ fn a_flood_from_outside_of_every_cpu_arrives_whole_and_in_order() {
         std::thread::yield_now();
     }
 }
+
+#[test]
+fn a_thread_of_a_node_that_never_ran_it_can_be_woken_and_asked_when_the_node_is_gone() {
+    let node = Node::new(1, Arc::new(Still));
+    // SAFETY: this host thread is the CPU, until it leaves.
+    unsafe { node.cpu(CpuId(0)).enter() };
+    let handle = spawn("never polled", async {});
+    let thread = handle.thread();
+    node.cpu(CpuId(0)).leave();
+    drop(node);
+    thread.wake();
+    assert!(thread.has_ended());
+    assert!(!handle.is_finished());
+}
+
+#[test]
+fn threads_that_join_each_other_in_a_circle_are_gone_when_the_node_has_stopped() {
+    type Place = Arc<Mutex<Option<executor::JoinHandle<()>>>>;
+    let kept = Arc::new(());
+    let places: [Place; 2] = Default::default();
+    let theirs = (kept.clone(), places.clone());
+    let hosted = start(1);
+    let threads = hosted.block_on(move || async move {
+        let (kept, places) = theirs;
+        let circle = [0, 1].map(|number| {
+            let (kept, other) = (kept.clone(), places[1 - number].clone());
+            spawn("circle", async move {
+                let _kept = kept;
+                yield_now().await;
+                let handle = other.lock().expect("no panic").take();
+                handle.expect("put there").await;
+            })
+        });
+        let threads = circle.each_ref().map(executor::JoinHandle::thread);
+        for (place, handle) in places.iter().zip(circle) {
+            *place.lock().expect("no panic") = Some(handle);
+        }
+        for _ in 0..3 {
+            yield_now().await;
+        }
+        threads
+    });
+    drop(hosted);
+    assert_eq!(Arc::strong_count(&kept), 1);
+    // The waker of one in the other would keep both.
+    let weak = threads.map(|thread| thread.has_ended());
+    assert_eq!(weak, [true, true]);
+}

@@ -35,6 +35,24 @@ impl Cpu {
         self.timers.clear();
         // Not Send: they must not be left to whoever drops the node.
         drop(self.handlers.take());
+        // What went there may have spawned.
+        if !self.all_threads.get().is_null() {
+            self.abandon_threads();
+        }
+    }
+
+    /// Marks the threads that were never run to their end as ended, so that their handles ask nothing of this CPU, which
+    /// goes. Their futures stay where they are: they need not be Send, and nobody runs here. For a node that goes.
+    pub(crate) fn give_threads_up(&self) {
+        let mut next = self.all_threads.replace(core::ptr::null());
+        // SAFETY: threads on the list are alive by the executor's count, which is left with them.
+        while let Some(thread) = unsafe { next.as_ref() } {
+            next = thread.all_next.get();
+            if !thread.is(flag::FINISHED) {
+                // SAFETY: no CPU runs any more: nobody polls it or owns it but who drops the node.
+                unsafe { thread.give_up() };
+            }
+        }
     }
 
     fn clear_run_queue(&self) {

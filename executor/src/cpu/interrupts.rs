@@ -56,17 +56,20 @@ impl Cpu {
     /// Runs the device handlers that a critical section deferred. Owner.
     #[cold]
     pub(crate) fn replay_interrupts(&self) {
-        if self.hard.get() != 0 || self.pending.load(Ordering::Relaxed) & PENDING_INTERRUPT == 0 {
+        if self.hard.get() != 0 {
             return;
         }
-        self.pending
-            .fetch_and(!PENDING_INTERRUPT, Ordering::Relaxed);
-        for (word, lines) in self.pending_lines.iter().enumerate() {
-            let mut lines = lines.swap(0, Ordering::Relaxed);
-            while lines != 0 {
-                let line = word as u32 * 64 + lines.trailing_zeros();
-                lines &= lines - 1;
-                self.handle_interrupt(line as u8);
+        // Until none came while the others were handled.
+        while self.pending.load(Ordering::Relaxed) & PENDING_INTERRUPT != 0 {
+            self.pending
+                .fetch_and(!PENDING_INTERRUPT, Ordering::Relaxed);
+            for (word, lines) in self.pending_lines.iter().enumerate() {
+                let mut lines = lines.swap(0, Ordering::Relaxed);
+                while lines != 0 {
+                    let line = word as u32 * 64 + lines.trailing_zeros();
+                    lines &= lines - 1;
+                    self.handle_interrupt(line as u8);
+                }
             }
         }
     }
@@ -129,8 +132,8 @@ impl Cpu {
     pub fn interrupt_timer(&self) -> Option<Overrun> {
         self.assert_current();
         self.stats.timer_interrupts.add(1);
-        // If the loop was interrupted while it set the timer, it will set the hardware when it goes on, and what it
-        // has noted is right; the timer that has run out is the one before.
+        // If the loop was interrupted while it set the timer, what it has noted holds when it goes on: either the timer
+        // that has run out is the one before, or it is the new one, which `fire_timers` sees by its time.
         if !self.setting_timer.get() {
             self.armed_ns.set(u64::MAX);
         }

@@ -119,6 +119,7 @@ impl Cpu {
         self.assert_current();
         self.looping.set(false);
         self.running.set(core::ptr::null());
+        drop(self.exit_with.take());
         self.poll_ns.set(0);
         self.critical.set(1);
         self.hard.set(0);

@@ -149,10 +149,13 @@ fn send(target: &Cpu, message: Message, urgency: Urgency) {
         return;
     };
     if ptr::eq(here, target) {
-        here.hard.set(here.hard.get() + 1);
-        // SAFETY: on its target, once.
-        critical::section_on(here, || unsafe { message.run(here) });
-        here.hard.set(here.hard.get() - 1);
+        // The section ends last: what it has put off is done then, and not in the hard section.
+        critical::section_on(here, || {
+            here.hard.set(here.hard.get() + 1);
+            // SAFETY: on its target, once.
+            unsafe { message.run(here) };
+            here.hard.set(here.hard.get() - 1);
+        });
         return;
     }
     critical::section_on(here, || {
@@ -197,6 +200,17 @@ fn same_node(a: &Cpu, b: &Cpu) -> bool {
 /// ```
 pub fn send_to(target: &Cpu, f: impl FnOnce(&Cpu) + Send + 'static) {
     send(target, Message::boxed(f), Urgency::Active);
+}
+
+/// As [`send_to`], but never at once: on the current CPU, too, `f` runs between two polls.
+pub(crate) fn send_between_polls(target: &Cpu, f: impl FnOnce(&Cpu) + Send + 'static) {
+    if ptr::eq(target, current::pointer()) {
+        target.outside.push(Message::boxed(f));
+        // It is awake.
+        let _ = target.inbox.tell(OUTSIDE);
+    } else {
+        send_to(target, f);
+    }
 }
 
 /// As [`send_to`], without waking a target that sleeps: for what only has to be done some time, such as giving back what

@@ -42,7 +42,7 @@ impl Sleep {
             Some(here) => {
                 let key = here.timers.reset(here.poll_ns(), key, self.deadline_ns);
                 self.timer = key.map(|key| (cpu, key));
-                here.arm_timer();
+                critical::section_on(here, || here.arm_timer());
             }
             // Its thread was polled elsewhere last, and will be polled here before it awaits this again.
             None => self.cancel(),
@@ -92,7 +92,8 @@ impl Future for Sleep {
         let waker = context.waker().clone();
         let key = here.timers.insert(now_ns, self.deadline_ns, waker);
         self.timer = Some((here.id(), key));
-        here.arm_timer();
+        // A section: a handler that arms it earlier meanwhile must not be overruled.
+        critical::section_on(here, || here.arm_timer());
         Poll::Pending
     }
 }

@@ -126,6 +126,30 @@ fn a_thread_that_ends_wakes_who_joins_and_its_output_is_visible() {
 }
 
 #[test]
+fn a_thread_that_is_abandoned_while_its_handle_polls_keeps_no_waker() {
+    check(&[Fault::KeepWaiting], || {
+        let ending = Ending::new(2);
+        let theirs = ending.clone();
+        let owner = thread::spawn(move || {
+            // SAFETY: the owner, once.
+            unsafe { theirs.life.abandon() };
+            theirs.release();
+        });
+        let bells = [(); 2].map(|()| std::sync::Arc::new(Bell::default()));
+        for bell in &bells {
+            // SAFETY: this thread is the one handle.
+            let done = unsafe { ending.life.poll(&Waker::from(bell.clone())) };
+            assert!(!done, "there is no output");
+        }
+        ending.release();
+        owner.join().unwrap();
+        for bell in bells {
+            assert_eq!(std::sync::Arc::strong_count(&bell), 1, "a waker was kept");
+        }
+    });
+}
+
+#[test]
 fn an_output_that_nobody_takes_is_dropped_by_one_of_two() {
     check(&[Fault::RelaxedFinish], || {
         let ending = Ending::new(2);
