@@ -417,3 +417,34 @@ fn a_thousand_threads_sleep_and_none_wakes_early() {
         }
     });
 }
+
+/// Polls once.
+async fn is_pending(future: &mut std::pin::Pin<Box<executor::Sleep>>) -> bool {
+    std::future::poll_fn(|context| {
+        let poll = std::future::Future::poll(future.as_mut(), context);
+        std::task::Poll::Ready(poll.is_pending())
+    })
+    .await
+}
+
+#[test]
+fn a_sleep_that_is_carried_to_another_node_disturbs_no_timer_there() {
+    let (give, take) = std::sync::mpsc::channel();
+    let first = hosted::Hosted::start(hosted::Options::default());
+    first.block_on(move || async move {
+        let mut carried = Box::pin(sleep(Duration::from_secs(3600)));
+        assert!(is_pending(&mut carried).await);
+        give.send(carried).expect("taken below");
+    });
+    // The key of its first timer names the first timer of any CPU.
+    let mut carried = take.recv().expect("sent above");
+    hosted::run(1, move || async move {
+        let mut own = Box::pin(sleep(Duration::from_millis(20)));
+        assert!(is_pending(&mut own).await);
+        assert!(is_pending(&mut carried).await, "it is set anew here");
+        carried.as_mut().reset(0);
+        drop(carried);
+        own.as_mut().await;
+        assert!(now_ns() >= own.deadline_ns());
+    });
+}

@@ -1,10 +1,10 @@
 //! One wait for a deadline: [`Sleep`], and [`timeout`], which waits for something else no longer than that.
 //!
-//! A sleep has no reference to its timer, only the CPU and the key: a movable thread may take it elsewhere, and it is then
+//! A sleep has no reference to its timer, only the CPU's address and the key: a movable thread may take it elsewhere, and it is then
 //! cancelled by an IPI message. A message that comes after the timer has fired finds that the key means nothing.
 
 use super::{now_ns, wheel::Key};
-use crate::{Cpu, CpuId, critical, current, ipi};
+use crate::{Cpu, critical, current, ipi};
 use core::{
     fmt,
     future::Future,
@@ -20,7 +20,7 @@ use futures_util::future::{Either, select};
 pub struct Sleep {
     deadline_ns: u64,
     /// Where it is registered, once it was polled.
-    timer: Option<(CpuId, Key)>,
+    timer: Option<(usize, Key)>,
 }
 
 impl Sleep {
@@ -38,7 +38,7 @@ impl Sleep {
         let Some((cpu, key)) = self.timer else {
             return;
         };
-        match current::try_current().filter(|here| here.id() == cpu) {
+        match current::try_current().filter(|here| here.address() == cpu) {
             Some(here) => {
                 let key = here.timers.reset(here.poll_ns(), key, self.deadline_ns);
                 self.timer = key.map(|key| (cpu, key));
@@ -53,17 +53,15 @@ impl Sleep {
         let Some((cpu, key)) = self.timer.take() else {
             return;
         };
-        // After the node has stopped there is no timer left to cancel.
+        // Outside of every CPU, and on those of other nodes, it is left to fire: then it wakes once too often, if at all.
         let Some(here) = current::try_current() else {
             return;
         };
-        if here.id() == cpu {
+        if here.address() == cpu {
             drop(here.timers.remove(key));
-        } else {
+        } else if let Some(cpu) = here.node().cpus().find(|it| it.address() == cpu) {
             // Nobody waits for it: fired before it is found, it wakes a thread once too often.
-            ipi::send_passive(here.node().cpu(cpu), move |cpu: &Cpu| {
-                drop(cpu.timers.remove(key))
-            });
+            ipi::send_passive(cpu, move |cpu: &Cpu| drop(cpu.timers.remove(key)));
         }
     }
 }
@@ -73,10 +71,10 @@ impl Future for Sleep {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let here = current::current();
         if let Some((cpu, key)) = self.timer {
-            if cpu == here.id() && here.timers.update(key, context.waker()) {
+            if cpu == here.address() && here.timers.update(key, context.waker()) {
                 return Poll::Pending;
             }
-            if cpu == here.id() {
+            if cpu == here.address() {
                 // It fired: only a due timer leaves the list without `cancel`.
                 self.timer = None;
                 return Poll::Ready(());
@@ -91,7 +89,7 @@ impl Future for Sleep {
         critical::assert_may_wait();
         let waker = context.waker().clone();
         let key = here.timers.insert(now_ns, self.deadline_ns, waker);
-        self.timer = Some((here.id(), key));
+        self.timer = Some((here.address(), key));
         // A section: a handler that arms it earlier meanwhile must not be overruled.
         critical::section_on(here, || here.arm_timer());
         Poll::Pending

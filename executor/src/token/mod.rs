@@ -51,7 +51,7 @@ const HARD: usize = 2;
 impl crate::Cpu {
     /// What names this CPU among those that wait for a token. Not 0.
     #[inline]
-    fn address(&self) -> usize {
+    pub(crate) fn address(&self) -> usize {
         core::ptr::from_ref(self).addr()
     }
 
