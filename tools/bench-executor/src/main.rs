@@ -25,6 +25,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use clap::error::ErrorKind;
 use tools::bench::report::{self, Row};
 
 use judge::Line;
@@ -69,6 +70,7 @@ struct Outcome {
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
+    refuse_what_cannot_be(&arguments);
     host::raise_locked_memory();
     slabs::reserve()?;
     let effort = Effort {
@@ -101,6 +103,51 @@ fn main() -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Ends with status 2 where minutes of measuring would come to nothing.
+fn refuse_what_cannot_be(arguments: &Arguments) {
+    let refuse = |kind, message: String| clap::Error::raw(kind, message).exit();
+    let rows = || {
+        rows::CASES
+            .iter()
+            .filter(|case| wanted(case.name, arguments))
+    };
+    let curves = || {
+        let mut curves = curves::CURVES.iter();
+        curves.any(|curve| wanted(curve.panel, arguments) || wanted(curve.name, arguments))
+    };
+    let something = if arguments.curves {
+        curves()
+    } else {
+        rows().next().is_some()
+    };
+    if !something {
+        let text = arguments.only.as_deref().unwrap_or_default();
+        let names: Vec<_> = rows::CASES.iter().map(|case| case.name).collect();
+        let message = format!(
+            "no row's name contains `{text}`; they are:\n  {}\n",
+            names.join("\n  ")
+        );
+        refuse(ErrorKind::InvalidValue, message);
+    }
+    if let Some(name) = &arguments.subject
+        && !rows().any(|case| case.subjects.iter().any(|subject| subject.name == *name))
+    {
+        refuse(
+            ErrorKind::InvalidValue,
+            format!("no such subject: {name}\n"),
+        );
+    }
+    if let Some(file) = &arguments.svg
+        && let Err(error) = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(file)
+    {
+        let message = format!("cannot write {}: {error}\n", file.display());
+        refuse(ErrorKind::Io, message);
+    }
 }
 
 fn wanted(name: &str, arguments: &Arguments) -> bool {

@@ -68,6 +68,12 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         let message = "only `bench executor` has an option --qemu\n";
         clap::Error::raw(ErrorKind::ArgumentConflict, message).exit();
     }
+    if arguments.qemu
+        && let Some(option) = arguments.options.first()
+    {
+        let message = format!("`bench executor --qemu` has no option {option}\n");
+        clap::Error::raw(ErrorKind::ArgumentConflict, message).exit();
+    }
     host::catch_interrupt()?;
     if arguments.qemu {
         let runs = arguments.runs.unwrap_or(RUNS_IN_A_VM);
