@@ -448,3 +448,22 @@ fn a_sleep_that_is_carried_to_another_node_disturbs_no_timer_there() {
         assert!(now_ns() >= own.deadline_ns());
     });
 }
+
+#[test]
+fn a_cpu_that_spins_before_it_halts_fires_its_timers_meanwhile() {
+    let hosted = hosted::Hosted::start(hosted::Options {
+        idle_spin: 200_000_000,
+        ..hosted::Options::default()
+    });
+    let late_ns = hosted.block_on(|| async {
+        let mut latest = 0;
+        for _ in 0..3 {
+            let due_ns = now_ns() + 1_000_000;
+            executor::sleep_until(due_ns).await;
+            latest = latest.max(now_ns() - due_ns);
+        }
+        latest
+    });
+    // To look as often as it may takes seconds.
+    assert!(late_ns < 1_000_000_000, "{late_ns} ns late");
+}

@@ -9,6 +9,8 @@ use core::sync::atomic::Ordering;
 
 /// How often an idle CPU looks at its inbox between two pauses.
 const LOOKS_PER_PAUSE: u32 = 16;
+/// And between two looks at the clock, where it waits for a timer and nothing interrupts it.
+const LOOKS_PER_CLOCK: u32 = 1024;
 
 impl Cpu {
     /// True while a cpusync holds this CPU: nothing but messages is handled. Owner.
@@ -61,6 +63,14 @@ impl Cpu {
             }
             if look.is_multiple_of(LOOKS_PER_PAUSE) {
                 core::hint::spin_loop();
+            }
+            // No interrupt ends the spinning where they are polled.
+            let may_look = look.is_multiple_of(LOOKS_PER_CLOCK) && !self.is_held();
+            if may_look
+                && platform.interrupts_are_polled()
+                && self.next_due_ns() <= self.node().clock_ns()
+            {
+                return false;
             }
         }
         if self.backlog.get() != 0 && self.ask_for_room() {
