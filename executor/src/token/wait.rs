@@ -31,10 +31,10 @@ const SPINS: u32 = 4;
 /// Turns after which a wait is timed. Shorter ones are over before the clock is read.
 const TIMED_FROM: u32 = 8;
 /// Turns after which a waiter tries at each turn, and wants what it waits for.
-const PATIENCE: u32 = 32;
-/// Turns after which a waiter asks the holder's CPU and sleeps: one or two microseconds of a CPU that has nothing else to do.
+const PATIENCE: u32 = 256;
+/// Turns after which a waiter asks the holder's CPU and sleeps: a few microseconds of a CPU that has nothing else to do.
 /// More would be quicker where holds last that long, and would fill a trace and a CPU with turns where they last longer.
-const ASK_AFTER: u32 = 64;
+const ASK_AFTER: u32 = 256;
 /// How long who lets another have it first sleeps between two looks, and the turns that it counts for.
 const DOZE: Duration = Duration::from_micros(20);
 const DOZE_TURNS: u32 = 1024;
