@@ -204,6 +204,8 @@ fn who_slept_while_held_has_its_timer_back_when_it_is_let_go() {
         })
         .detach();
     });
+    // Its poll, and the message to itself after it.
+    cpus.step(0);
     cpus.step(0);
     while cpus.step(1) {}
     assert_eq!(cpus.timer_ns(1), None, "it sleeps, held");
