@@ -19,6 +19,12 @@ const KEPT: &[(&str, u64, usize, &str)] = &[
         17,
         "a node spoke for the address before it logged that it was master: the change was logged when all CPUs knew",
     ),
+    (
+        "executor",
+        23,
+        18,
+        "a CPU that had fired its last timer took the hardware's for unset, and slept with it set to a time that was over",
+    ),
 ];
 
 #[test]

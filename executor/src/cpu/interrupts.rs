@@ -158,13 +158,18 @@ impl Cpu {
 
     /// Sets the hardware timer earlier if something is due earlier. Owner.
     pub(crate) fn arm_timer(&self) {
-        let wanted = self.next_due_ns().min(match self.watch_ns.get() {
-            never if never >= u64::MAX - 1 => u64::MAX,
-            watch => watch,
-        });
-        if wanted < self.armed_ns.get() {
-            self.set_hardware_timer(wanted);
+        let wanted_ns = self.wanted_ns();
+        if wanted_ns < self.armed_ns.get() {
+            self.set_hardware_timer(wanted_ns);
         }
+    }
+
+    /// When the timer must interrupt: for what is due, or for the watchdog's look.
+    fn wanted_ns(&self) -> u64 {
+        self.next_due_ns().min(match self.watch_ns.get() {
+            never if never >= OFF => u64::MAX,
+            watch => watch,
+        })
     }
 
     pub(super) fn set_hardware_timer(&self, deadline_ns: u64) {
@@ -198,11 +203,12 @@ impl Cpu {
         if self.reminders.due_ns() <= now {
             self.reminders.remind(self);
         }
-        // It may have run out while it was being set, and nobody has noted that; what was due is dealt with.
         if self.armed_ns.get() <= now {
-            self.armed_ns.set(u64::MAX);
+            // What it was set to is dealt with, or it has run out while it was being set, and nobody has noted that.
+            self.set_hardware_timer(self.wanted_ns());
+        } else {
+            self.arm_timer();
         }
-        self.arm_timer();
     }
 
     pub(super) fn check_watchdog(&self) -> Option<Overrun> {
