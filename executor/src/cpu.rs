@@ -261,7 +261,7 @@ impl Cpu {
         self.critical.set(1);
         self.now_ns.set(self.node().clock_ns());
         let polled = self.node().platform().interrupts_are_polled();
-        let mut turns = 0u32;
+        let mut turns = POLL_TURNS;
         loop {
             if !self.inbox.is_quiet() {
                 self.drain();
@@ -279,9 +279,10 @@ impl Cpu {
             if self.backlog.get() != 0 {
                 self.flush_backlog();
             }
-            if polled {
-                turns = turns.wrapping_add(1);
-                if turns.is_multiple_of(POLL_TURNS) {
+            turns -= 1;
+            if turns == 0 {
+                turns = POLL_TURNS;
+                if polled {
                     self.node().platform().poll_interrupts(self);
                     if self.next_due_ns() != u64::MAX {
                         self.fire_timers();
@@ -324,15 +325,27 @@ impl Cpu {
             self.dispose(thread);
             return;
         }
-        // Any class, or accounting.
-        let watched = self.watched.load(Ordering::Relaxed);
-        let began = match watched {
-            0 => 0,
-            _ => self.run_begins(thread, watched),
-        };
         if self.watch_ns.get() == u64::MAX {
             self.arm_watchdog();
         }
+        // Any class, or accounting.
+        let finished = match self.watched.load(Ordering::Relaxed) {
+            0 => self.poll(thread),
+            watched => {
+                let began = self.run_begins(thread, watched);
+                let finished = self.poll(thread);
+                self.run_ended(thread, watched, began, finished);
+                finished
+            }
+        };
+        if finished || thread.flags.get() & (flag::AGAIN | flag::MOVING | flag::EXITING) != 0 {
+            self.after_poll(thread, finished);
+        }
+    }
+
+    /// Runs one poll of `thread`, which was popped. True: it has finished.
+    #[inline(always)]
+    fn poll(&self, thread: &Header) -> bool {
         self.polls.set(self.polls.get() + 1);
         thread.polls.add(1);
         self.running.set(thread);
@@ -342,15 +355,25 @@ impl Cpu {
         debug_assert!(self.critical.get() <= u32::from(u16::MAX));
         thread.critical.set(self.critical.get() as u16);
         self.critical.set(1);
+        // From here on no handler changes the thread's flags.
+        compiler_fence(Ordering::SeqCst);
         self.running.set(ptr::null());
         self.poll_ns.set(0);
-        if watched != 0 {
-            self.run_ended(thread, watched, began, finished);
-        }
+        finished
+    }
+
+    /// A thread that does not just wait after its poll: it has `finished` or has called `exit`, it was woken meanwhile, or it
+    /// leaves when it comes up.
+    #[inline(always)]
+    fn after_poll(&self, thread: &Header, finished: bool) {
         if finished || thread.is(flag::EXITING) {
             self.exit(thread, finished);
-        } else if thread.is(flag::MOVING) {
-            self.schedule(thread);
+        } else {
+            thread.clear(flag::AGAIN);
+            thread.set(flag::QUEUED);
+            // SAFETY: owner, in the loop's critical section; it was popped, and who wakes a running thread does not queue
+            // it; the executor's count keeps it alive until it finishes.
+            unsafe { self.run_queue.push(thread, true) };
         }
     }
 
@@ -390,19 +413,28 @@ impl Cpu {
     /// As [`schedule`](Self::schedule), for a waker elsewhere: its CPU and thread number, for the trace.
     #[inline]
     pub(crate) fn schedule_for(&self, thread: &Header, waker: Option<(u8, u32)>) {
+        if ptr::eq(self.running.get(), thread) && !thread.is(flag::AGAIN) {
+            // It gives up its turn, and is queued when its poll is over. No section: a handler that comes in between can
+            // do no more than set the same flag.
+            thread.set(flag::AGAIN);
+            self.record_wake(thread, waker);
+        } else {
+            self.enqueue(thread, waker);
+        }
+    }
+
+    /// Queues a thread that does not run, unless it is queued, gone or on its way elsewhere.
+    fn enqueue(&self, thread: &Header, waker: Option<(u8, u32)>) {
+        const SPARE: u8 = flag::QUEUED | flag::FINISHED | flag::IN_TRANSIT | flag::AGAIN;
         // The look at the flags is inside, too: a handler that comes after it must not queue the thread as well.
         let depth = self.critical.get();
         self.critical.set(depth + 1);
         compiler_fence(Ordering::SeqCst);
-        if thread.flags.get() & (flag::QUEUED | flag::FINISHED | flag::IN_TRANSIT) == 0 {
+        if thread.flags.get() & SPARE == 0 {
             thread.set(flag::QUEUED);
-            // A thread that wakes itself gives up its turn.
-            let yields = ptr::eq(self.running.get(), thread);
             // SAFETY: owner, in a critical section; not queued; the executor's count keeps it alive until it finishes.
-            unsafe { self.run_queue.push(thread, yields) };
-            if self.watched.load(Ordering::Relaxed) & trace::Class::Wake as u32 != 0 {
-                self.record_wake(thread, waker);
-            }
+            unsafe { self.run_queue.push(thread, false) };
+            self.record_wake(thread, waker);
         } else {
             thread.spare_wakes.add(1);
         }

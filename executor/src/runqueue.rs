@@ -114,7 +114,7 @@ impl RunQueue {
         } else {
             // SAFETY: a non-empty list's last thread is queued, hence alive.
             let tail = unsafe { &*list.last.get() };
-            if thread.user_priority.get() > tail.user_priority.get() && !last {
+            if !last && thread.user_priority.get() > tail.user_priority.get() {
                 // SAFETY: the caller's promise.
                 unsafe { list.insert(thread) };
                 return;

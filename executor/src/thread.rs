@@ -13,7 +13,7 @@
 //!
 //! ```text
 //!   spawn ->  QUEUED  --dispatch-->  RUNNING  --Pending-->  WAITING  --wake-->  QUEUED ...
-//!                ^                      |  \--wake during the poll--> QUEUED
+//!                ^                      |  \--wake during the poll (AGAIN)--> QUEUED
 //!                |                      |  \--migrate_to--> IN TRANSIT --arrive--> QUEUED on the new owner
 //!                                       \--Ready, exit--> FINISHED: the future is dropped here, on its owner
 //! ```
@@ -76,6 +76,8 @@ pub(crate) mod flag {
     pub(crate) const MOVING: u8 = 16;
     /// Has called `exit`: ends with the poll in progress.
     pub(crate) const EXITING: u8 = 32;
+    /// Was woken by its own poll, or while that ran: is queued when the poll is over.
+    pub(crate) const AGAIN: u8 = 64;
 }
 
 /// The part of a thread that does not depend on its future's type. A million idle threads have a million of these, so
@@ -436,8 +438,8 @@ impl Header {
     #[inline]
     pub(crate) fn wake(&self) {
         let here = current::pointer();
-        if !here.is_null() && ptr::eq(self.owner.load(Ordering::Acquire), here) {
-            // SAFETY: `here` is the current CPU, hence alive.
+        if ptr::eq(self.owner.load(Ordering::Acquire), here) {
+            // SAFETY: an owner is not null, so `here` is the current CPU, hence alive.
             unsafe { &*here }.schedule(self);
         } else {
             self.wake_from_afar();

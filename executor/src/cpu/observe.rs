@@ -92,7 +92,7 @@ impl Cpu {
             _ if finished => 2,
             flags if flags & flag::EXITING != 0 => 2,
             flags if flags & flag::MOVING != 0 => 3,
-            flags if flags & flag::QUEUED != 0 => 1,
+            flags if flags & flag::AGAIN != 0 => 1,
             _ => 0,
         };
         let now_ns = self.node().clock_ns();
@@ -100,8 +100,15 @@ impl Cpu {
         self.record_at(now_ns, trace::Event::RunEnd, why, thread.id, 0);
     }
 
-    #[cold]
+    #[inline]
     pub(super) fn record_wake(&self, thread: &Header, waker: Option<(u8, u32)>) {
+        if self.traces(trace::Event::Wake) {
+            self.record_wake_slow(thread, waker);
+        }
+    }
+
+    #[cold]
+    fn record_wake_slow(&self, thread: &Header, waker: Option<(u8, u32)>) {
         let (cpu, waker) = waker.unwrap_or_else(|| (self.place.id.0 as u8, self.running_id()));
         self.record(trace::Event::Wake, cpu, thread.id, waker);
     }
