@@ -76,8 +76,17 @@ pub fn is_open() -> bool {
 #[inline]
 #[track_caller]
 pub(crate) fn assert_may_wait() {
+    if let Some(here) = current::try_current() {
+        assert_may_wait_on(here);
+    }
+}
+
+/// As [`assert_may_wait`], for who knows its CPU.
+#[inline]
+#[track_caller]
+pub(crate) fn assert_may_wait_on(here: &Cpu) {
     assert!(
-        !is_hard(),
+        here.hard.get() == 0,
         "nothing can wait in an interrupt handler or an IPI function"
     );
 }

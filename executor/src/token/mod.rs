@@ -43,10 +43,6 @@ pub use pool::TokenPool;
 #[cfg(not(loom))]
 pub use scope::{Claim, hold_all};
 
-/// Added to the address of a CPU that takes a token in a hard section.
-#[cfg(not(loom))]
-const HARD: usize = 2;
-
 #[cfg(not(loom))]
 impl crate::Cpu {
     /// What names this CPU among those that wait for a token. Not 0.
@@ -55,12 +51,18 @@ impl crate::Cpu {
         core::ptr::from_ref(self).addr()
     }
 
-    /// What names, in a token's word, the holder that runs here now: the CPU's address, and whether it is in a hard
-    /// section. An interrupt handler or IPI function is not the thread below it (trap 3). Even, and not 0. Owner.
+    /// What names, in a token's word, the holder that runs here now: the CPU's address, and two more for each hard section.
+    /// An interrupt handler or IPI function is not the thread below it (trap 3), nor what it interrupts itself. Even, and
+    /// not 0. Owner.
     #[inline]
     fn holder(&self) -> usize {
-        const { assert!(align_of::<Self>() > HARD) };
-        self.address() | if self.hard.get() == 0 { 0 } else { HARD }
+        self.address() + 2 * self.hard.get() as usize
+    }
+
+    /// True if `holder` is what [`holder`](Self::holder) said on this CPU: no other CPU is at these addresses, and hard
+    /// sections nest less deeply than a CPU has bytes.
+    fn is_named_by(&self, holder: usize) -> bool {
+        holder.wrapping_sub(self.address()) < size_of::<Self>()
     }
 
     /// True while the poll in progress holds any token. Owner.

@@ -106,8 +106,10 @@ impl Token {
     /// Outside of every CPU.
     #[inline]
     pub fn try_with<R>(&self, f: impl for<'s> FnOnce(Held<'s>) -> R) -> Option<R> {
-        let run = || f(Held::new());
-        under(current::current(), [self.exclusive()], None, run).ok()
+        let here = current::current();
+        let (claims, load) = ([self.exclusive()], here.inline_load.get());
+        let ours = take(here, claims, None).ok()?;
+        Some(under(here, claims, ours, load, || f(Held::new())))
     }
 }
 
@@ -158,76 +160,129 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         // SAFETY: `body` is never moved; the other fields are not pinned.
         let this = unsafe { self.get_unchecked_mut() };
-        if let Some(wait) = &mut this.wait
-            && !wait.is_due(context)
-        {
-            return Poll::Pending;
-        }
+        // What lies in the future is read before the first branch: where it was just written, it is still in registers.
+        let (claims, waits) = ((this.claims)(), this.wait.is_some());
         let here = current::current();
-        if here.hard.get() != 0 {
-            critical::assert_may_wait();
-        }
-        let mut spun = Spun::new();
-        loop {
-            // SAFETY: pinned with the scope, as above.
-            let body = unsafe { Pin::new_unchecked(&mut this.body) };
-            let wait = Some(&mut this.wait);
-            match under(here, (this.claims)(), wait, || body.poll(context)) {
-                Ok(poll) => return poll,
-                Err((claim, found)) => {
-                    if this.wait.is_none() && spun.until_free(claim, found) {
-                        continue;
-                    }
-                    let wait = this.wait.get_or_insert_with(|| Wait::begin(here, claim));
-                    wait.go_on(here, claim, found, context);
-                    return Poll::Pending;
+        critical::assert_may_wait_on(here);
+        let load = here.inline_load.get();
+        // A token that is free is taken here, on the way; whatever else there may be is done elsewhere.
+        let taken = if waits {
+            Err(None)
+        } else {
+            take(here, claims, Some(&None)).map_err(Some)
+        };
+        let ours = match taken {
+            Ok(ours) => ours,
+            Err(missing) => match wait_for(here, claims, missing, &mut this.wait, context) {
+                Some(ours) => ours,
+                None => return Poll::Pending,
+            },
+        };
+        // SAFETY: pinned with the scope, as above.
+        let body = unsafe { Pin::new_unchecked(&mut this.body) };
+        under(here, claims, ours, load, || body.poll(context))
+    }
+}
+
+/// Of the claims of a scope, those that were taken here and not further up the stack: a bit each, from the lowest.
+type Ours = u64;
+
+/// Takes `claims`, or says which of them could not be taken, and holds none. `wait` is None for a mere try.
+#[inline(always)]
+fn take<'t, const N: usize>(
+    here: &Cpu,
+    claims: [Claim<'t>; N],
+    wait: Option<&Option<Wait<'t>>>,
+) -> Result<Ours, (Claim<'t>, Found)> {
+    let before = here.inline_load.get();
+    let mut load = before;
+    let mut ours = 0;
+    for (index, claim) in claims.into_iter().enumerate() {
+        let took = if claim.shared {
+            take_shared(here, claim, wait)
+        } else {
+            take_exclusive(here, claim, wait)
+        };
+        match took {
+            Ok(()) => {
+                ours |= 1 << index;
+                load += TOKEN_LOAD;
+                here.inline_load.set(load);
+            }
+            Err(found) => {
+                if !is_held_here(here, claim, found) {
+                    give_back(here, claims, ours, before);
+                    return Err((claim, found));
                 }
             }
         }
     }
+    Ok(ours)
 }
 
-/// Runs `run` with `claims` held, or says which of them could not be taken, and holds none. `wait` is None for a mere
-/// try.
-#[inline(always)]
-fn under<'t, const N: usize, R>(
+/// Takes `claims` for a scope that waits for them, or that just now found one `missing`. None: `context` will be woken.
+#[cold]
+#[inline(never)]
+fn wait_for<'t, const N: usize>(
     here: &Cpu,
     claims: [Claim<'t>; N],
-    wait: Option<&mut Option<Wait<'t>>>,
-    run: impl FnOnce() -> R,
-) -> Result<R, (Claim<'t>, Found)> {
-    let load = here.inline_load.get();
-    let mut ours = [None; N];
-    for (index, claim) in claims.into_iter().enumerate() {
-        let took = if claim.shared {
-            take_shared(here, claim, wait.as_deref())
-        } else {
-            take_exclusive(here, claim, wait.as_deref())
-        };
-        match took {
-            Ok(true) => ours[index] = Some(claim),
-            Ok(false) => {}
-            Err(found) => {
-                give_back(here, ours, load);
-                return Err((claim, found));
+    mut missing: Option<(Claim<'t>, Found)>,
+    wait: &mut Option<Wait<'t>>,
+    context: &mut Context<'_>,
+) -> Option<Ours> {
+    if let Some(wait) = wait
+        && !wait.is_due(context)
+    {
+        return None;
+    }
+    let mut spun = Spun::new();
+    loop {
+        if let Some((claim, found)) = missing
+            && !(wait.is_none() && spun.until_free(claim, found))
+        {
+            let wait = wait.get_or_insert_with(|| Wait::begin(here, claim));
+            wait.go_on(here, claim, found, context);
+            return None;
+        }
+        match take(here, claims, Some(wait)) {
+            Ok(ours) => {
+                if let Some(wait) = wait.take() {
+                    wait.end(here);
+                }
+                return Some(ours);
             }
+            Err(now) => missing = Some(now),
         }
     }
-    if let Some(wait @ Some(_)) = wait {
-        end_of(wait, here);
-    }
+}
+
+/// Runs `run` with the tokens held that were just taken, and gives them back. `load` is what the CPU's load was before.
+#[inline(always)]
+fn under<const N: usize, R>(
+    here: &Cpu,
+    claims: [Claim<'_>; N],
+    ours: Ours,
+    load: u32,
+    run: impl FnOnce() -> R,
+) -> R {
     if here.traces(Event::TokenTaken) {
-        trace(here, Event::TokenTaken, ours);
+        trace(here, Event::TokenTaken, claims, ours);
     }
-    // Nothing above panics. What must be given back also then begins here, so that it stays in registers until now.
-    let _taken = Taken { here, ours, load };
-    Ok(run())
+    // Nothing between the take and here panics.
+    let _taken = Taken {
+        here,
+        claims,
+        ours,
+        load,
+    };
+    run()
 }
 
 /// Tokens taken for one poll; given back when dropped, also if the poll panics.
 struct Taken<'a, const N: usize> {
     here: &'a Cpu,
-    ours: [Option<Claim<'a>>; N],
+    claims: [Claim<'a>; N],
+    ours: Ours,
     load: u32,
 }
 
@@ -235,17 +290,27 @@ impl<const N: usize> Drop for Taken<'_, N> {
     #[inline(always)]
     fn drop(&mut self) {
         if self.here.traces(Event::TokenReleased) {
-            trace(self.here, Event::TokenReleased, self.ours);
+            trace(self.here, Event::TokenReleased, self.claims, self.ours);
         }
-        give_back(self.here, self.ours, self.load);
+        give_back(self.here, self.claims, self.ours, self.load);
     }
+}
+
+/// Those of `claims` that are in `ours`.
+#[inline(always)]
+fn of<const N: usize>(
+    claims: [Claim<'_>; N],
+    ours: Ours,
+) -> impl DoubleEndedIterator<Item = Claim<'_>> {
+    let claims = claims.into_iter().enumerate();
+    claims.filter_map(move |(index, claim)| (ours & 1 << index != 0).then_some(claim))
 }
 
 /// Gives back, in reverse, what was taken here and not further up the stack. `load` is what the CPU's load was before: set,
 /// not counted down, so that nothing waits for the store of the last.
 #[inline(always)]
-fn give_back<const N: usize>(here: &Cpu, ours: [Option<Claim<'_>>; N], load: u32) {
-    for claim in ours.into_iter().rev().flatten() {
+fn give_back<const N: usize>(here: &Cpu, claims: [Claim<'_>; N], ours: Ours, load: u32) {
+    for claim in of(claims, ours).rev() {
         if claim.shared {
             here.shared_tokens.borrow_mut().pop();
             claim.token.0.word.release_shared();
@@ -256,39 +321,28 @@ fn give_back<const N: usize>(here: &Cpu, ours: [Option<Claim<'_>>; N], load: u32
     here.inline_load.set(load);
 }
 
-/// The wait is over: the tokens are held.
 #[cold]
-fn end_of(wait: &mut Option<Wait<'_>>, here: &Cpu) {
-    if let Some(wait) = wait.take() {
-        wait.end(here);
-    }
-}
-
-#[cold]
-fn trace<const N: usize>(here: &Cpu, event: Event, claims: [Option<Claim<'_>>; N]) {
-    for claim in claims.into_iter().flatten() {
+#[inline(never)]
+fn trace<const N: usize>(here: &Cpu, event: Event, claims: [Claim<'_>; N], ours: Ours) {
+    for claim in of(claims, ours) {
         let (small, thread) = (u8::from(claim.shared), here.running_id());
         here.record(event, small, thread, claim.token.id());
     }
 }
 
-/// True: taken. False: this thread holds it already.
 #[inline(always)]
 fn take_exclusive(
     here: &Cpu,
     claim: Claim<'_>,
     wait: Option<&Option<Wait<'_>>>,
-) -> Result<bool, Found> {
+) -> Result<(), Found> {
     let token = claim.token;
-    if let Err(found) = token.0.word.try_take(here.holder()) {
-        return enter_again(here, found);
-    }
+    token.0.word.try_take(here.holder())?;
     if token.0.word.wanted_by() != 0 && !keep(here, claim, wait) {
         return Err(Found::Wanted);
     }
     token.0.taken.add(1);
-    here.inline_load.set(here.inline_load.get() + TOKEN_LOAD);
-    Ok(true)
+    Ok(())
 }
 
 /// Just taken, and wanted: true to keep it.
@@ -301,39 +355,25 @@ fn keep(here: &Cpu, claim: Claim<'_>, wait: Option<&Option<Wait<'_>>>) -> bool {
     keeps
 }
 
-/// Found held exclusively: by this thread further up the stack, or by somebody to wait for.
+/// What was found in the way of `claim` is a scope of this thread, further up the stack.
 #[cold]
-fn enter_again(here: &Cpu, found: Found) -> Result<bool, Found> {
-    if found == Found::Exclusive(here.holder()) {
-        Ok(false)
-    } else {
-        Err(found)
-    }
+fn is_held_here(here: &Cpu, claim: Claim<'_>, found: Found) -> bool {
+    found == Found::Exclusive(here.holder()) || claim.shared && here.shares(claim.token)
 }
 
-/// True: taken. False: this thread holds it already, in either way.
 #[inline(always)]
-fn take_shared(
-    here: &Cpu,
-    claim: Claim<'_>,
-    wait: Option<&Option<Wait<'_>>>,
-) -> Result<bool, Found> {
+fn take_shared(here: &Cpu, claim: Claim<'_>, wait: Option<&Option<Wait<'_>>>) -> Result<(), Found> {
     let token = claim.token;
     if here.shares(token) {
-        return Ok(false);
+        return Err(Found::Shared);
     }
     if token.0.word.wanted_by() != 0
         && wait.is_some_and(|wait| lets_pass(here, claim, wait.as_ref()))
     {
         return Err(Found::Wanted);
     }
-    match token.0.word.try_share() {
-        Ok(()) => {
-            here.shared_tokens.borrow_mut().push(token.key());
-            here.inline_load.set(here.inline_load.get() + TOKEN_LOAD);
-            token.0.shared.fetch_add(1, Ordering::Relaxed);
-            Ok(true)
-        }
-        Err(found) => enter_again(here, found),
-    }
+    token.0.word.try_share()?;
+    here.shared_tokens.borrow_mut().push(token.key());
+    token.0.shared.fetch_add(1, Ordering::Relaxed);
+    Ok(())
 }

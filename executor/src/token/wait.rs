@@ -20,7 +20,7 @@
 //! there for a wish that nobody comes for: of a scope that is kept but not polled any more, or inside another one that lets
 //! somebody pass itself. A scope that is dropped takes its wish back (trap 8).
 
-use super::{HARD, Token, scope::Claim, word::Found};
+use super::{Token, scope::Claim, word::Found};
 use crate::{Cpu, run_on, sleep, trace::Event};
 use alloc::boxed::Box;
 use core::{future::Future, pin::Pin, ptr, sync::atomic::Ordering, task::Context, time::Duration};
@@ -167,7 +167,7 @@ impl<'t> Wait<'t> {
             return false;
         };
         let mut others = here.node().cpus().filter(|cpu| !ptr::eq(*cpu, here));
-        let Some(cpu) = others.find(|cpu| cpu.address() == holder & !HARD) else {
+        let Some(cpu) = others.find(|cpu| cpu.is_named_by(holder)) else {
             return false;
         };
         let mut asked: Asked = Box::pin(run_on(cpu.id(), |_| ()));
