@@ -201,7 +201,7 @@ impl Cpu {
     #[inline]
     pub fn record(&self, event: trace::Event, small: u8, thread: u32, arg: u32) {
         if self.watched.load(Ordering::Relaxed) & event.class() as u32 != 0 {
-            self.record_slow(None, event, small, thread, arg);
+            self.record_now(trace::Record::new(0, event, small, thread as u16, arg));
         }
     }
 
@@ -215,7 +215,8 @@ impl Cpu {
     #[inline]
     pub(crate) fn record_running(&self, event: trace::Event) {
         if self.watched.load(Ordering::Relaxed) & event.class() as u32 != 0 {
-            self.record_slow(None, event, 0, self.running_id(), 0);
+            let thread = self.running_id() as u16;
+            self.record_now(trace::Record::new(0, event, 0, thread, 0));
         }
     }
 
@@ -229,26 +230,26 @@ impl Cpu {
         arg: u32,
     ) {
         if self.watched.load(Ordering::Relaxed) & event.class() as u32 != 0 {
-            self.record_slow(Some(now_ns), event, small, thread, arg);
+            self.push_record(trace::Record::new(now_ns, event, small, thread as u16, arg));
         }
     }
 
+    /// Records what happens now. It is packed by the caller, who knows most of it while it is compiled: one word to keep
+    /// while the clock is read.
     #[cold]
-    pub(super) fn record_slow(
-        &self,
-        now_ns: Option<u64>,
-        event: trace::Event,
-        small: u8,
-        thread: u32,
-        arg: u32,
-    ) {
+    #[inline(never)]
+    fn record_now(&self, record: trace::Record) {
+        let time_ns = self.node().clock_ns();
+        self.push_record(trace::Record { time_ns, ..record });
+    }
+
+    #[inline]
+    fn push_record(&self, record: trace::Record) {
         self.assert_current();
-        let now = now_ns.unwrap_or_else(|| self.node().clock_ns());
         // A section: a handler that interrupts here would write the same slot. Its guard would look for this CPU again.
         let depth = self.critical.get();
         self.critical.set(depth + 1);
-        self.trace
-            .push(trace::Record::new(now, event, small, thread as u16, arg));
+        self.trace.push(record);
         self.critical.set(depth);
         if depth == 0 && self.pending.load(Ordering::Relaxed) != 0 {
             self.replay_interrupts();

@@ -140,7 +140,7 @@ struct Scope<'t, C, F> {
 
 impl<'t, const N: usize, C: Fn() -> [Claim<'t>; N], F> Scope<'t, C, F> {
     fn new(claims: C, body: F) -> Self {
-        const { assert!(N <= 64, "a scope holds at most 64 tokens") };
+        const { assert!(N < 64, "a scope holds at most 63 tokens") };
         Self {
             claims,
             wait: None,
@@ -184,8 +184,12 @@ where
     }
 }
 
-/// Of the claims of a scope, those that were taken here and not further up the stack: a bit each, from the lowest.
+/// Of the claims of a scope, those that were taken here and not further up the stack: a bit each, from the lowest. And
+/// [`TRACED`].
 type Ours = u64;
+
+/// In [`Ours`]: that they were taken is in the trace, and so will be that they are given back.
+const TRACED: Ours = 1 << 63;
 
 /// Takes `claims`, or says which of them could not be taken, and holds none. `wait` is None for a mere try.
 #[inline(always)]
@@ -261,12 +265,13 @@ fn wait_for<'t, const N: usize>(
 fn under<const N: usize, R>(
     here: &Cpu,
     claims: [Claim<'_>; N],
-    ours: Ours,
+    mut ours: Ours,
     load: u32,
     run: impl FnOnce() -> R,
 ) -> R {
     if here.traces(Event::TokenTaken) {
         trace(here, Event::TokenTaken, claims, ours);
+        ours |= TRACED;
     }
     // Nothing between the take and here panics.
     let _taken = Taken {
@@ -289,10 +294,13 @@ struct Taken<'a, const N: usize> {
 impl<const N: usize> Drop for Taken<'_, N> {
     #[inline(always)]
     fn drop(&mut self) {
-        if self.here.traces(Event::TokenReleased) {
-            trace(self.here, Event::TokenReleased, self.claims, self.ours);
+        let (here, claims, load) = (self.here, self.claims, self.load);
+        // One comparison for what is usual: all of them, and untraced.
+        if self.ours == (1 << N) - 1 {
+            give_back(here, claims, (1 << N) - 1, load);
+        } else {
+            give_back_some(here, claims, self.ours, load);
         }
-        give_back(self.here, self.claims, self.ours, self.load);
     }
 }
 
@@ -319,6 +327,15 @@ fn give_back<const N: usize>(here: &Cpu, claims: [Claim<'_>; N], ours: Ours, loa
         }
     }
     here.inline_load.set(load);
+}
+
+#[cold]
+#[inline(never)]
+fn give_back_some<const N: usize>(here: &Cpu, claims: [Claim<'_>; N], ours: Ours, load: u32) {
+    if ours & TRACED != 0 {
+        trace(here, Event::TokenReleased, claims, ours);
+    }
+    give_back(here, claims, ours, load);
 }
 
 #[cold]

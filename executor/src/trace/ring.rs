@@ -71,6 +71,7 @@ impl Ring {
     }
 
     /// Appends a record. Owner, in a critical section.
+    #[inline]
     pub fn push(&self, record: Record) {
         let slots = self.slots().unwrap_or_else(|| self.make());
         let sequence = self.written.load(Ordering::Relaxed);
