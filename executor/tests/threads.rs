@@ -3,8 +3,8 @@
 //! Named after the traps of the DragonFly semantics list where one applies.
 
 use executor::{
-    Builder, CpuId, Event, Priority, current_cpu, hosted, now_ns, poll_ns, sleep, spawn,
-    spawn_anywhere, spawn_movable, spawn_on, timeout, yield_now,
+    Builder, CpuId, Event, Priority, Thread, current_cpu, hosted, now_ns, poll_ns, set_priority,
+    sleep, spawn, spawn_anywhere, spawn_movable, spawn_on, timeout, yield_now,
 };
 use std::{
     cell::{Cell, RefCell},
@@ -57,6 +57,49 @@ fn equals_run_in_order_and_higher_priorities_first() {
         order,
         ["high0", "high1", "a0", "b0", "a1", "b1", "low0", "low1"]
     );
+}
+
+#[test]
+fn a_thread_that_wakes_itself_is_queued_once_its_poll_is_over_and_with_the_priority_that_it_then_has()
+ {
+    for (priority, expected) in [
+        (Priority::IDLE, ["other", "itself"]),
+        (Priority::KERNEL, ["other", "itself"]),
+        (Priority::INTERRUPT, ["itself", "other"]),
+    ] {
+        let (order, polls, wakes) = hosted::run(1, move || async move {
+            let log = Rc::new(RefCell::new(Vec::new()));
+            let (mine, theirs) = (log.clone(), log.clone());
+            let thread = spawn("itself", async move {
+                let mut polls = 0;
+                poll_fn(|context| {
+                    polls += 1;
+                    if polls == 2 {
+                        return Poll::Ready(());
+                    }
+                    context.waker().wake_by_ref();
+                    let log = theirs.clone();
+                    spawn("other", async move { log.borrow_mut().push("other") }).detach();
+                    set_priority(priority);
+                    // Queued twice, the list would end here, or run in a circle.
+                    context.waker().wake_by_ref();
+                    Poll::Pending
+                })
+                .await;
+                mine.borrow_mut().push("itself");
+                let account = Thread::current().account();
+                yield_now().await;
+                account
+            });
+            let account = thread.await;
+            while log.borrow().len() < 2 {
+                yield_now().await;
+            }
+            (log.take(), account.polls, account.wakes)
+        });
+        assert_eq!(order, expected, "{priority:?}");
+        assert_eq!((polls, wakes), (2, 3), "one for nothing");
+    }
 }
 
 #[test]

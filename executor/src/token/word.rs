@@ -8,11 +8,11 @@
 //!                                           word: 0 -> ...  (acquire): sees the data as it was left
 //! ```
 //!
-//! `cpu` is the holder's address, and its depth of hard sections, an even number: so re-entry is a comparison, and a waiter
-//! knows whom to ask. While a CPU holds the word, nobody else writes it, which is why giving it back is a plain store, as cheap as it gets: half of a
-//! swap. So there is no room for waiters here, and none is needed. A token is held during one poll and no longer; IPI
-//! messages are handled between polls; a message that the holder's CPU has answered *is* the proof that the hold is
-//! over. That handshake is the inbox's, which has its own model.
+//! `cpu` is the holder's address plus its depth of hard sections, an even number: so re-entry is a comparison, and a waiter
+//! knows whom to ask. While a CPU holds the word, nobody else writes it, which is why giving it back is a plain store, as
+//! cheap as it gets: half of a swap. So there is no room for waiters here, and none is needed. A token is held during one
+//! poll and no longer; IPI messages are handled between polls; a message that the holder's CPU has answered *is* the proof
+//! that the hold is over. That handshake is the inbox's, which has its own model.
 //!
 //! `wanted` is a courtesy and orders nothing: who sees it steps back for a while (see `wait.rs`), who misses it is a turn
 //! late. DragonFly keeps all of this in one word (bit 0 exclusive, bit 1 wanted, the rest counts), and pays with a
