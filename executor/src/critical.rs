@@ -8,7 +8,7 @@
 //! docs/decisions/poll-points.md. Source: DragonFly `crit_enter`/`crit_exit`, `splz`.
 
 use crate::{Cpu, current};
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{Ordering, compiler_fence};
 
 /// Runs `f` in a critical section of the current CPU. Sections nest.
 ///
@@ -18,10 +18,37 @@ pub fn section<R>(f: impl FnOnce() -> R) -> R {
     section_on(current::current(), f)
 }
 
+/// As [`section`], of the current CPU, which is known: `f` cannot await, so it ends there.
 #[inline]
 pub(crate) fn section_on<R>(cpu: &Cpu, f: impl FnOnce() -> R) -> R {
-    let _section = enter_on(cpu);
+    struct On<'c>(&'c Cpu);
+    impl Drop for On<'_> {
+        #[inline]
+        fn drop(&mut self) {
+            leave(self.0);
+        }
+    }
+    enter_here(cpu);
+    let _on = On(cpu);
     f()
+}
+
+#[inline]
+fn enter_here(cpu: &Cpu) {
+    cpu.critical.set(cpu.critical.get() + 1);
+    compiler_fence(Ordering::SeqCst);
+}
+
+#[inline]
+fn leave(cpu: &Cpu) {
+    compiler_fence(Ordering::SeqCst);
+    let depth = cpu.critical.get();
+    debug_assert!(depth > 0, "a critical section ended twice");
+    // A section that another thread ends by mistake must not count the depth below zero.
+    cpu.critical.set(depth.saturating_sub(1));
+    if depth == 1 && cpu.pending.load(Ordering::Relaxed) != 0 {
+        cpu.replay_interrupts();
+    }
 }
 
 /// Opens a section that ends when the guard is dropped. The guard may be held over an await: the section then sleeps
@@ -31,12 +58,7 @@ pub(crate) fn section_on<R>(cpu: &Cpu, f: impl FnOnce() -> R) -> R {
 /// Outside of every CPU.
 #[must_use = "the section ends when this is dropped"]
 pub fn enter() -> Section {
-    enter_on(current::current())
-}
-
-#[inline]
-fn enter_on(cpu: &Cpu) -> Section {
-    cpu.critical.set(cpu.critical.get() + 1);
+    enter_here(current::current());
     Section {
         _here: core::marker::PhantomData,
     }
@@ -52,14 +74,7 @@ pub struct Section {
 impl Drop for Section {
     #[inline]
     fn drop(&mut self) {
-        let cpu = current::current();
-        let depth = cpu.critical.get();
-        debug_assert!(depth > 0, "a critical section ended twice");
-        // A section that another thread ends by mistake must not count the depth below zero.
-        cpu.critical.set(depth.saturating_sub(1));
-        if depth == 1 && cpu.pending.load(Ordering::Relaxed) != 0 {
-            cpu.replay_interrupts();
-        }
+        leave(current::current());
     }
 }
 
