@@ -101,6 +101,8 @@ pub struct Cpu {
     pub(crate) poll_ns: Cell<u64>,
     all_threads: Cell<*const Header>,
     thread_count: Cell<u32>,
+    /// The next number for a thread, and how many from there on are this CPU's. Owner.
+    thread_ids: Cell<(u32, u32)>,
     handlers: RefCell<BTreeMap<u8, InterruptHandler>>,
     names: observe::Names,
     /// The tokens made here. Owner.
@@ -164,6 +166,7 @@ impl Cpu {
             poll_ended: Cell::new(0),
             all_threads: Cell::new(ptr::null()),
             thread_count: Cell::new(0),
+            thread_ids: Cell::new((0, 0)),
             handlers: RefCell::new(BTreeMap::new()),
             names: observe::Names::default(),
             tokens: RefCell::new(Vec::new()),
@@ -349,11 +352,10 @@ impl Cpu {
         self.polls.set(self.polls.get() + 1);
         thread.polls.add(1);
         self.running.set(thread);
-        self.critical.set(u32::from(thread.critical.get()));
+        self.critical.set(thread.critical.get());
         // SAFETY: popped, so neither finished nor running; this is the owner's loop.
         let finished = unsafe { thread.poll() };
-        debug_assert!(self.critical.get() <= u32::from(u16::MAX));
-        thread.critical.set(self.critical.get() as u16);
+        thread.critical.set(self.critical.get());
         self.critical.set(1);
         // From here on no handler changes the thread's flags.
         compiler_fence(Ordering::SeqCst);
@@ -487,18 +489,30 @@ impl Cpu {
         if let Some(output) = output.filter(|_| !finished) {
             // What is dropped here belongs to the thread, and so do its sections.
             self.running.set(thread);
-            self.critical.set(1 + u32::from(thread.critical.get()));
+            self.critical.set(1 + thread.critical.get());
             // SAFETY: owner, after its poll, not finished.
             unsafe { thread.exit(output) };
             self.critical.set(1);
             self.running.set(ptr::null());
         }
         self.record(trace::Event::ThreadExit, 0, thread.id, 0);
-        thread.finish();
-        let ours = self.disown(thread);
-        if thread.is(flag::QUEUED) {
-            // It woke itself in its last poll: the queue lets go of it when it comes up.
-            ours.into_raw();
+        let thread = self.disown(thread).into_raw();
+        // SAFETY: owner, once, after its last poll, and off the list.
+        unsafe { Header::finish(thread) };
+    }
+
+    /// A number for a thread that is made here. Owner, in a critical section.
+    pub(crate) fn next_thread_id(&self) -> u32 {
+        loop {
+            let (next, left) = self.thread_ids.get();
+            if left == 0 {
+                self.thread_ids.set(self.node().take_thread_ids());
+                continue;
+            }
+            self.thread_ids.set((next.wrapping_add(1), left - 1));
+            if Node::is_thread_id(next) {
+                return next;
+            }
         }
     }
 

@@ -29,7 +29,7 @@ pub mod parts {
     pub use crate::{
         countdown::Countdown,
         inbox::Inbox,
-        life::{Finish, Life},
+        life::Life,
         mark::WakeMark,
         reply::{ReplySlot, Stored},
         ring::{CAPACITY, Ring},

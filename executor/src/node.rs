@@ -19,9 +19,12 @@ use core::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
+/// How many thread numbers a CPU takes at once.
+const THREAD_IDS: u32 = 64;
+
 /// A kernel: its CPUs and what they share. Lives until its last `Arc` goes, which must be after every CPU's loop has
-/// ended, and after every other thread of the host has returned from a wake or a send. Wakers and port handles may be
-/// kept, and used, for longer.
+/// ended, and after every other thread of the host has returned from a wake, a send, or the poll or drop of a join handle.
+/// Wakers, port and join handles may be kept, and used, for longer.
 pub struct Node {
     this: Weak<Self>,
     /// See [`Node::set_kernel_data`]. Before the CPUs, so that it goes before the heaps that it may come from.
@@ -177,14 +180,26 @@ impl Node {
         self.next_token.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Thread numbers begin at 1, wrap, and skip the values whose low half would be 0, which means "none" in a trace.
+    /// A thread number for whoever has none of its own. They begin at 1, wrap, and skip those that
+    /// [`is_thread_id`](Self::is_thread_id) refuses.
     pub(crate) fn next_thread_id(&self) -> u32 {
         loop {
             let id = self.next_thread.fetch_add(1, Ordering::Relaxed);
-            if id & 0xffff != 0 {
+            if Self::is_thread_id(id) {
                 return id;
             }
         }
+    }
+
+    /// Numbers for a CPU to give to its threads: the first, and how many.
+    pub(crate) fn take_thread_ids(&self) -> (u32, u32) {
+        let first = self.next_thread.fetch_add(THREAD_IDS, Ordering::Relaxed);
+        (first, THREAD_IDS)
+    }
+
+    /// A number whose low half is 0 would mean "none" in a trace.
+    pub(crate) const fn is_thread_id(id: u32) -> bool {
+        id & 0xffff != 0
     }
 
     /// The CPU whose turn it is to get a thread that may live anywhere: one after the other, whoever asks (DragonFly:

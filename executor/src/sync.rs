@@ -68,8 +68,8 @@ pub enum Fault {
     ClearMarkAfterPoll,
     /// A wake message has no reference of its own to the thread.
     WakeWithoutCount,
-    /// The join handle marks that it goes by a load and a store.
-    DetachWithoutSwap,
+    /// The owner of a thread does not look whether it ended before a message of who joins came.
+    JoinWithoutLooking,
     /// A thread that moves is handed over before its new owner is named.
     ArrivalBeforeOwner,
     /// The reply slot stores DONE without handing over the waker.
@@ -96,10 +96,10 @@ pub enum Fault {
     SleepWithoutAsking,
     /// A thread's end is published with relaxed ordering, before its output is visible.
     RelaxedFinish,
-    /// A thread ends without adding its owner's count of references to the others.
+    /// A thread's keeper goes without adding its count of references to the others.
     EndWithoutMerge,
-    /// A join handle that is polled again touches its waker while the thread may take it.
-    KeepWaiting,
+    /// A thread's keeper frees it without looking at the references of others.
+    SettleWithoutLooking,
     /// A passive teller makes the others believe that somebody has rung.
     PassiveTakesTheBell,
     /// The consumer says that messages are done before it has run them.

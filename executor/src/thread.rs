@@ -4,7 +4,7 @@
 //!
 //! | fields | who |
 //! |---|---|
-//! | `life`, `mark`, `owner` | anybody, as `life.rs` and `mark.rs` say; the home count of `life` the owner alone |
+//! | `life`, `mark`, `owner` | anybody, as `life.rs` and `mark.rs` say; the home count and the joiner of `life` the owner alone |
 //! | `next` ... `migrate_to`, the future | the owner CPU alone |
 //! | `polls`, `spare_wakes`, `messages`, `run_ticks` | written by the owner, read by anybody |
 //! | `id`, `name`, `site`, `vtable` | written once, then read by anybody |
@@ -40,7 +40,7 @@
 
 use crate::{
     Counter, Cpu, CpuId, Priority, current, ipi,
-    life::{Finish, Life},
+    life::Life,
     mark::WakeMark,
     sync::{AtomicPtr, Ordering},
 };
@@ -60,6 +60,7 @@ mod handle;
 mod join;
 
 pub use handle::{Account, Exit, Thread, exit, set_priority};
+pub(crate) use join::Elsewhere;
 pub use join::JoinHandle;
 
 /// What a thread is doing, as its owner sees it. Bits, so that one look decides the common case.
@@ -83,7 +84,7 @@ pub(crate) mod flag {
 /// The part of a thread that does not depend on its future's type. A million idle threads have a million of these, so
 /// every byte is looked at: 144.
 pub(crate) struct Header {
-    life: Life,
+    pub(crate) life: Life,
     pub(crate) owner: AtomicPtr<Cpu>,
     vtable: &'static VTable,
     /// Next in the run queue.
@@ -96,7 +97,8 @@ pub(crate) struct Header {
     /// Orders threads of equal priority; see [`Builder::user_priority`](crate::Builder::user_priority).
     pub(crate) user_priority: Cell<u16>,
     /// Critical-section depth while the thread does not run (trap 11: it belongs to the thread).
-    pub(crate) critical: Cell<u16>,
+    // As wide as a CPU's, so that what is written together when a thread is made does not overlap what its first poll reads.
+    pub(crate) critical: Cell<u32>,
     pub(crate) migrate_to: Cell<CpuId>,
     pub(crate) mark: WakeMark,
     pub(crate) polls: Counter,
@@ -223,6 +225,7 @@ unsafe fn release(header: *const Header) {
 /// How a thread is made.
 #[derive(Clone, Copy)]
 pub(crate) struct Birth {
+    pub(crate) id: u32,
     pub(crate) name: &'static str,
     pub(crate) site: &'static Location<'static>,
     pub(crate) priority: Priority,
@@ -262,7 +265,7 @@ pub(crate) fn create<F: Future + 'static>(
             spare_wakes: Counter::default(),
             messages: Counter::default(),
             run_ticks: Counter::default(),
-            id: cpu.node().next_thread_id(),
+            id: birth.id,
             name: birth.name,
             site: birth.site,
         },
@@ -400,15 +403,28 @@ impl Header {
         unsafe { (self.vtable.exit)(self, output) }
     }
 
-    /// Publishes the output and wakes whoever joins; drops it if nobody will.
-    pub(crate) fn finish(&self) {
-        self.set(flag::FINISHED);
-        // SAFETY: the owner, once.
-        match unsafe { self.life.finish() } {
-            Finish::Nobody => {}
-            Finish::Waiting(joiner) => joiner.wake(),
-            // SAFETY: detached and done: this CPU is the last to touch the stage.
-            Finish::Detached => unsafe { (self.vtable.clear)(self) },
+    /// Publishes the output and wakes whoever joins; drops it if nobody will. Gives the executor's count up, but leaves it
+    /// with the queue if the thread is queued: it woke itself in its last poll, and the queue lets go when it comes up.
+    ///
+    /// # Safety
+    /// The owner, once, outside of any poll of this thread, which is on the list of all threads no more.
+    pub(crate) unsafe fn finish(header: *const Self) {
+        // SAFETY: the executor's count keeps it alive, until the handle is told, or is not there and the count is settled.
+        unsafe {
+            (*header).set(flag::FINISHED);
+            let joiner = (*header).life.take_joiner();
+            let given_up = usize::from(!(*header).is(flag::QUEUED));
+            if (*header).life.finish(given_up) {
+                if let Some(joiner) = joiner {
+                    joiner.wake();
+                }
+            } else {
+                // This CPU is the last to touch the stage.
+                ((*header).vtable.clear)(header);
+                if (*header).life.settle(0) {
+                    ((*header).vtable.free)(header);
+                }
+            }
         }
     }
 

@@ -340,3 +340,188 @@ fn a_thread_says_how_large_its_future_is() {
         large.await;
     });
 }
+
+/// Polls a future once and gives it back.
+async fn poll_once<F: Future + Unpin>(mut future: F) -> F {
+    poll_fn(|context| {
+        assert!(pin!(&mut future).poll(context).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+    future
+}
+
+/// A thread of this CPU that gives `output` once `stage` is not 0.
+fn waiter<T: 'static>(stage: &Arc<AtomicU32>, output: T) -> executor::JoinHandle<T> {
+    let stage = stage.clone();
+    spawn("waiter", async move {
+        while stage.load(Ordering::Acquire) == 0 {
+            sleep(Duration::from_micros(50)).await;
+        }
+        output
+    })
+}
+
+#[test]
+fn a_handle_that_waits_at_home_waits_on_wherever_it_goes() {
+    hosted::run(3, || async {
+        for turn in 0..100 {
+            let stage = Arc::new(AtomicU32::new(0));
+            let handle = poll_once(waiter(&stage, turn)).await;
+            // Cpu 1 and 2 ask, each with a waker of its own; then home, where it was known before.
+            let handle = spawn_on(CpuId(1), "there", || poll_once(handle)).await;
+            let handle = spawn_on(CpuId(2), "and there", || poll_once(handle)).await;
+            let handle = poll_once(handle).await;
+            if turn % 2 == 0 {
+                stage.store(1, Ordering::Release);
+                assert_eq!(handle.await, turn);
+                continue;
+            }
+            let theirs = stage.clone();
+            let last = spawn_on(CpuId(1), "last", move || async move {
+                let handle = poll_once(handle).await;
+                theirs.store(1, Ordering::Release);
+                handle.await
+            });
+            assert_eq!(last.await, turn);
+        }
+    });
+}
+
+#[test]
+fn a_thread_is_joined_from_another_cpu_whether_it_ends_before_or_after() {
+    hosted::run(2, || async {
+        for turn in 0..2000 {
+            let handle = spawn("short", async move {
+                for _ in 0..turn % 5 {
+                    yield_now().await;
+                }
+                turn
+            });
+            let thread = handle.thread();
+            let there = spawn_on(
+                CpuId(1),
+                "joins",
+                move || async move { (handle.await, thread) },
+            );
+            let (output, thread) = there.await;
+            assert_eq!(output, turn);
+            assert!(thread.has_ended());
+        }
+    });
+}
+
+#[test]
+fn a_handle_that_goes_on_another_cpu_leaves_nothing_of_the_output() {
+    hosted::run(2, || async {
+        let output = Arc::new(());
+        for turn in 0..2000 {
+            let theirs = output.clone();
+            let handle = spawn("short", async move {
+                for _ in 0..turn % 5 {
+                    yield_now().await;
+                }
+                theirs
+            });
+            let there = spawn_on(CpuId(1), "drops", move || async move { drop(handle) });
+            there.await;
+        }
+        while Arc::strong_count(&output) > 1 {
+            yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn a_handle_that_goes_in_an_interrupt_handler_lets_its_thread_run_on() {
+    hosted::run(1, || async {
+        let stage = Arc::new(AtomicU32::new(0));
+        let output = Arc::new(());
+        let (ended, running) = (
+            spawn("ended", ready(output.clone())),
+            waiter(&stage, output.clone()),
+        );
+        yield_now().await;
+        let threads = [ended.thread(), running.thread()];
+        let handles = RefCell::new(Some((ended, running)));
+        current().on_interrupt(7, Rc::new(move || drop(handles.take())));
+        current().interrupt(7);
+        assert_eq!(Arc::strong_count(&output), 2, "the one that had ended");
+        stage.store(1, Ordering::Release);
+        while Arc::strong_count(&output) > 1 {
+            sleep(Duration::from_micros(50)).await;
+        }
+        assert!(threads.iter().all(Thread::has_ended));
+    });
+}
+
+#[test]
+fn a_handle_is_polled_and_dropped_by_who_is_no_cpu() {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let hosted = hosted::Hosted::start(hosted::Options::default());
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut context = std::task::Context::from_waker(&waker);
+    for turn in 0..200 {
+        let mut handle = hosted
+            .node()
+            .spawn_on(CpuId(0), "joined", move || async move {
+                for _ in 0..turn % 5 {
+                    yield_now().await;
+                }
+                turn
+            });
+        let output = loop {
+            match pin!(&mut handle).poll(&mut context) {
+                Poll::Ready(output) => break output,
+                Poll::Pending => std::thread::park(),
+            }
+        };
+        assert_eq!(output, turn);
+        drop(hosted.node().spawn_on(CpuId(0), "left", || async {}));
+    }
+}
+
+#[test]
+fn a_handle_outlives_its_node_and_is_asked_for_nothing() {
+    let output = Arc::new(());
+    let theirs = output.clone();
+    let hosted = hosted::Hosted::start(hosted::Options::default());
+    let handles = hosted.block_on(move || async move {
+        let done = spawn("done", ready(theirs.clone()));
+        yield_now().await;
+        let never = spawn("never", async move {
+            pending::<()>().await;
+            theirs
+        });
+        (done, poll_once(never).await)
+    });
+    drop(hosted);
+    assert_eq!(Arc::strong_count(&output), 2);
+    assert!(handles.0.is_finished() && !handles.1.is_finished());
+    drop(handles);
+    assert_eq!(Arc::strong_count(&output), 1);
+}
+
+#[test]
+fn threads_have_numbers_of_their_own_wherever_they_are_made() {
+    let numbers = hosted::run(3, || async {
+        let make = async || {
+            let threads = [(); 300].map(|()| spawn("numbered", async {}));
+            threads.each_ref().map(executor::JoinHandle::id).to_vec()
+        };
+        let there = [1, 2].map(|cpu| spawn_on(CpuId(cpu), "maker", make));
+        let mut numbers: Vec<u32> = there.iter().map(executor::JoinHandle::id).collect();
+        numbers.extend(make().await);
+        for there in there {
+            numbers.extend(there.await);
+        }
+        numbers
+    });
+    let different: std::collections::BTreeSet<u32> = numbers.iter().copied().collect();
+    assert_eq!(different.len(), numbers.len());
+}

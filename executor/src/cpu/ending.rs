@@ -24,7 +24,7 @@ impl Cpu {
         while let Some(thread) = unsafe { self.all_threads.get().as_ref() } {
             if !thread.is(flag::FINISHED) {
                 // Its sections end with it.
-                self.critical.set(1 + u32::from(thread.critical.get()));
+                self.critical.set(1 + thread.critical.get());
                 // SAFETY: owner, outside of a poll.
                 unsafe { thread.abandon() };
                 self.critical.set(1);

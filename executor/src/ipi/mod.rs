@@ -25,7 +25,7 @@ pub use functions::{
 pub(crate) use functions::{answered, send_shared};
 pub(crate) use outbound::Outbound;
 pub(crate) use passive::Reminders;
-pub(crate) use threads::{send_arrival, send_reply_wake, send_wake};
+pub(crate) use threads::{send_arrival, send_detach, send_join, send_reply_wake, send_wake};
 
 use crate::{
     Cpu, critical, current,
@@ -204,12 +204,17 @@ pub fn send_to(target: &Cpu, f: impl FnOnce(&Cpu) + Send + 'static) {
 
 /// As [`send_to`], but never at once: on the current CPU, too, `f` runs between two polls.
 pub(crate) fn send_between_polls(target: &Cpu, f: impl FnOnce(&Cpu) + Send + 'static) {
+    send_later(target, Message::boxed(f));
+}
+
+fn send_later(target: &Cpu, message: Message) {
     if ptr::eq(target, current::pointer()) {
-        target.outside.push(Message::boxed(f));
+        // The section keeps handlers out, which may push as well.
+        critical::section_on(target, || target.outside.push(message));
         // It is awake.
         let _ = target.inbox.tell(OUTSIDE);
     } else {
-        send_to(target, f);
+        send(target, message, Urgency::Active);
     }
 }
 

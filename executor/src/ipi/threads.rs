@@ -1,14 +1,16 @@
-//! Messages about threads: wakes, and threads on their way to a new owner.
+//! Messages about threads: wakes, join handles on other CPUs, and threads on their way to a new owner.
 //!
 //! A wake names its thread (DragonFly's `wakeup` names an address, and each CPU looks for sleepers on it), so there is no
 //! table of sleepers, nothing to collide in it, and no mask of CPUs to read in time; see docs/decisions/wakes.md.
 
-use super::{Message, Urgency, send};
+use super::{Message, Run, Urgency, send, send_later};
 use crate::{
     Cpu, current,
-    thread::{Header, ThreadRef, flag},
+    sync::{Fault, fault},
+    thread::{Elsewhere, Header, ThreadRef, flag},
 };
-use core::{ptr, sync::atomic::Ordering};
+use alloc::{sync::Arc, task::Wake};
+use core::{ptr, sync::atomic::Ordering, task::Waker};
 
 /// The current CPU and the running thread in a message's second word, for the trace.
 fn pack_waker() -> usize {
@@ -83,6 +85,66 @@ pub(crate) fn send_wake(target: *const Cpu, thread: ThreadRef) {
         },
         Urgency::Active,
     );
+}
+
+/// Leaves `joiner` with the owner of a thread, which wakes it when the thread ends, or at once if it has.
+pub(crate) fn send_join(thread: ThreadRef, joiner: Arc<Elsewhere>) {
+    /// # Safety
+    /// `a` is a counted thread pointer, `b` a count of a joiner.
+    unsafe fn run(cpu: Option<&Cpu>, a: usize, b: usize) {
+        // SAFETY: made below; run once.
+        let (thread, joiner) = unsafe {
+            (
+                ThreadRef::from_raw(ptr::with_exposed_provenance(a)),
+                Arc::from_raw(ptr::with_exposed_provenance::<Elsewhere>(b)),
+            )
+        };
+        let Some(cpu) = cpu else { return };
+        if thread.life.has_ended() && !fault(Fault::JoinWithoutLooking) {
+            joiner.wake();
+        } else if ptr::eq(thread.owner.load(Ordering::Acquire), cpu) {
+            // SAFETY: the owner, at a poll point or between two polls; the thread has not ended.
+            unsafe { thread.life.wait(&Waker::from(joiner)) };
+        } else {
+            send_join(thread, joiner);
+        }
+    }
+    send_to_owner(thread, run, Arc::into_raw(joiner).expose_provenance());
+}
+
+/// Gives the reference of a join handle up that was on another CPU than its thread.
+pub(crate) fn send_detach(thread: ThreadRef) {
+    /// # Safety
+    /// `a` is the thread pointer of a join handle that went.
+    unsafe fn run(cpu: Option<&Cpu>, a: usize, _: usize) {
+        // SAFETY: made below; run once.
+        let thread = unsafe { ThreadRef::from_raw(ptr::with_exposed_provenance(a)) };
+        if thread.life.has_ended() {
+            // SAFETY: the handle's reference.
+            unsafe { thread.leave() };
+        } else if cpu.is_none_or(|cpu| ptr::eq(thread.owner.load(Ordering::Acquire), cpu)) {
+            // SAFETY: the owner as above, or in its place whoever drops a node, where no CPU runs any more.
+            drop(unsafe { thread.life.detach() });
+            thread.into_raw();
+        } else {
+            send_detach(thread);
+        }
+    }
+    send_to_owner(thread, run, 0);
+}
+
+/// Sends the owner of a thread that had not ended a message about it. It is never run at once: an interrupt handler of the
+/// owner may send it, between two instructions of the owner's own.
+fn send_to_owner(thread: ThreadRef, run: Run, b: usize) {
+    // SAFETY: as in `send_wake`; who asks has seen that the thread had not ended.
+    let target = unsafe { &*thread.owner.load(Ordering::Acquire) };
+    let header: *const Header = thread.into_raw();
+    let message = Message {
+        run,
+        a: header.expose_provenance(),
+        b,
+    };
+    send_later(target, message);
 }
 
 /// Hands a thread to its new owner. `owner` already names it.

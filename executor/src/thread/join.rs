@@ -1,13 +1,19 @@
-//! The join handle: the one claim to a thread's output. See `life.rs` for the word that it shares with the thread.
+//! The join handle: the one claim to a thread's output, and who frees the thread once it has ended (see `life.rs`).
+//!
+//! On the thread's CPU it waits and goes by plain loads and stores. Anywhere else it asks the owner by message, once: what
+//! it leaves there is a waker of its own, [`Elsewhere`], in which it changes whom to wake without asking again. So there
+//! is one such message for each handle, and none can overtake another, however often and wherever the handle is polled.
 
 use super::{Block, Header, Stage, Thread, ThreadRef};
-use crate::critical;
+use crate::{critical, ipi};
+use alloc::{sync::Arc, task::Wake};
 use core::{
     future::Future,
     mem::ManuallyDrop,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
+use futures_util::task::AtomicWaker;
 
 /// Waits for a thread to end and gives its output. Dropping it lets the thread run on alone.
 ///
@@ -16,8 +22,20 @@ use core::{
 pub struct JoinHandle<T> {
     thread: ManuallyDrop<ThreadRef>,
     take: unsafe fn(*const Header) -> T,
+    /// Once it was polled on another CPU than the thread's.
+    elsewhere: Option<Arc<Elsewhere>>,
     /// A handle to an output that is not Send must stay where the output is.
     _not_send: core::marker::PhantomData<*const ()>,
+}
+
+/// Whom a handle wakes that waits on another CPU than the thread's.
+#[derive(Default)]
+pub(crate) struct Elsewhere(AtomicWaker);
+
+impl Wake for Elsewhere {
+    fn wake(self: Arc<Self>) {
+        self.0.wake();
+    }
 }
 
 // SAFETY: the output moves to the handle's CPU, which T: Send allows; the rest is atomic.
@@ -42,6 +60,7 @@ impl<T> JoinHandle<T> {
         Self {
             thread: ManuallyDrop::new(thread),
             take: take::<F>,
+            elsewhere: None,
             _not_send: core::marker::PhantomData,
         }
     }
@@ -68,26 +87,79 @@ impl<T> JoinHandle<T> {
 impl<T> Future for JoinHandle<T> {
     type Output = T;
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        if !self.is_finished() {
-            critical::assert_may_wait();
-        }
-        // SAFETY: this is the thread's one handle.
-        if !unsafe { self.thread.life.poll(context.waker()) } {
-            return Poll::Pending;
+        let this = self.get_mut();
+        let thread = &*this.thread;
+        if !thread.life.is_done() {
+            if this.elsewhere.is_none() && thread.is_at_home() {
+                // SAFETY: it is.
+                unsafe { thread.life.wait(context.waker()) };
+                return Poll::Pending;
+            }
+            if !wait_elsewhere(thread, &mut this.elsewhere, context.waker()) {
+                return Poll::Pending;
+            }
         }
         // SAFETY: the thread is done, which was read with acquire, and `take` was made for this thread's future.
-        Poll::Ready(unsafe { (self.take)(self.thread.0) })
+        Poll::Ready(unsafe { (this.take)(thread.0) })
     }
+}
+
+/// True: the thread is done. False: `waker` is woken when it is.
+#[cold]
+fn wait_elsewhere(
+    thread: &ThreadRef,
+    elsewhere: &mut Option<Arc<Elsewhere>>,
+    waker: &Waker,
+) -> bool {
+    critical::assert_may_wait();
+    if let Some(elsewhere) = elsewhere {
+        elsewhere.0.register(waker);
+    } else if !thread.life.has_ended() {
+        let new = elsewhere.insert(Arc::default());
+        new.0.register(waker);
+        ipi::send_join(thread.clone(), new.clone());
+    }
+    // Behind the registration: who ends the thread does that first, and then wakes who is registered.
+    thread.life.is_done()
 }
 
 impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
-        if self.thread.life.detach() {
-            // SAFETY: done, and this was the one handle: the stage is ours. An output that is not Send is dropped
-            // where it was made, because then the handle could not leave.
-            unsafe { (self.thread.vtable.clear)(self.thread.0) };
+        // SAFETY: once, here, and this was the one handle.
+        unsafe {
+            let thread = ManuallyDrop::take(&mut self.thread);
+            if thread.life.has_ended() {
+                thread.leave();
+            } else if thread.is_at_home() {
+                drop(thread.life.detach());
+                thread.into_raw();
+            } else {
+                ipi::send_detach(thread);
+            }
         }
-        // SAFETY: dropped once, here.
-        unsafe { ManuallyDrop::drop(&mut self.thread) };
+    }
+}
+
+impl ThreadRef {
+    /// Gives the handle's reference up.
+    ///
+    /// # Safety
+    /// It is the handle's, and the thread has ended. An output that is not Send is dropped where it was made, because then
+    /// the handle could not leave.
+    pub(crate) unsafe fn leave(self) {
+        let header = self.into_raw();
+        // SAFETY: the end was read with acquire, so the count is the handle's to settle, and the stage its to clear.
+        unsafe {
+            let life = &(*header).life;
+            let last = life.is_alone() || {
+                if life.is_done() {
+                    ((*header).vtable.clear)(header);
+                }
+                life.settle(1)
+            };
+            if last {
+                ((*header).vtable.free)(header);
+            }
+        }
     }
 }

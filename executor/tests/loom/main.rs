@@ -16,8 +16,7 @@ mod trace;
 
 use executor::{
     parts::{
-        CAPACITY, Countdown, Finish, Found, Inbox, Life, ReplySlot, Ring, Room, Stored, TokenWord,
-        WakeMark,
+        CAPACITY, Countdown, Found, Inbox, Life, ReplySlot, Ring, Room, Stored, TokenWord, WakeMark,
     },
     slab::{FreeNode, RemoteList, ZONE_SIZE, ZoneMap},
     sync::{Fault, planted},
@@ -26,7 +25,7 @@ use executor::{
 use loom::{
     cell::UnsafeCell,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,

@@ -204,8 +204,9 @@ pub const CASES: &[Case] = &[
         1,
         &[
             ours("ours", spawns::<ours::Ours>, Goal::OfBest(0.5)).because(
-                "two polls, the allocation, and four locked operations: the thread's number, \
-                    the joiner's waker, the end, and the executor's reference, for the handle may be on another CPU",
+                "some 620 instructions at four a cycle, and not one locked: two polls with the \
+                    loop's looks around them, the allocation and its counters, and a header of 144 bytes that is \
+                    written, listed, queued and taken off again",
             ),
             peer("tokio", spawns::<TokioPlain>),
             peer("tokio LocalSet", spawns::<tokio::Local>),
