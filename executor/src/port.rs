@@ -117,11 +117,13 @@ impl<M: fmt::Debug> core::error::Error for Full<M> {}
 /// Where a port lives, and its room if it is bounded.
 type Place<S> = Home<Option<Arc<Room>>, Own<S>>;
 
-/// What the owner CPU alone touches.
+/// What the owner CPU alone touches. In this order what an inline call looks at, the queue's counts and `busy`, and the
+/// start of the server lie on one cache line: the second of a [`Home`]'s.
+#[repr(C)]
 struct Own<S: Server> {
-    server: S,
-    busy: Cell<bool>,
     queue: Queue<S::Work>,
+    busy: Cell<bool>,
+    server: S,
 }
 
 impl<S: Server> Own<S> {
@@ -219,9 +221,9 @@ impl<S: Server> Port<S> {
 
     fn make(server: S, room: Option<Arc<Room>>, queue: Queue<S::Work>) -> Self {
         let own = Own {
-            server,
-            busy: Cell::new(false),
             queue,
+            busy: Cell::new(false),
+            server,
         };
         Self {
             home: Home::new(room, own),
@@ -340,4 +342,25 @@ fn queue_call<S: Serve<M>, M: Message>(here: &Cpu, own: &Own<S>, message: M) -> 
     let pending = Pending::new(here.id(), message, ReplyTo::Caller(slot.clone()));
     own.enqueue(pending, None);
     slot
+}
+
+#[cfg(all(test, not(loom), not(shuttle)))]
+mod tests {
+    use super::*;
+    use core::mem::offset_of;
+
+    struct Small(#[expect(dead_code, reason = "only its place counts")] u64);
+
+    impl Server for Small {
+        type Work = ();
+    }
+
+    #[test]
+    fn an_inline_call_touches_one_line_of_a_port() {
+        let line = |offset: usize| offset / 64;
+        let server = line(offset_of!(Own<Small>, server) + size_of::<Small>() - 1);
+        assert_eq!(line(Queue::<()>::COUNTS), server);
+        assert_eq!(line(offset_of!(Own<Small>, busy)), server);
+        assert!(Place::<Small>::BYTES <= 256);
+    }
 }

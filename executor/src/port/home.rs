@@ -4,28 +4,38 @@
 //! is the owner, and behind [`visit`](Home::visit), which goes there by IPI message. Whoever drops the last handle, the
 //! content is dropped on its own CPU, because it need not be Send; only if the node is gone it goes where it is.
 
-use crate::{Cpu, CpuId, Node, current, ipi, sync::CachePadded};
+use crate::{Cpu, CpuId, Node, current, ipi};
 use alloc::{
     boxed::Box,
     sync::{Arc, Weak},
 };
 use core::{mem::ManuallyDrop, ptr};
 
-/// Two parts on cache lines of their own: the handles' count, the owner's name and what is `shared`, which every CPU
-/// touches, and what is the owner's.
+/// Two parts on cache lines of their own: the handles' count and what is `shared`, which every CPU touches, and, 128 bytes
+/// from the start of the allocation, what is the owner's. Small ones fit in 256 bytes.
+#[repr(C)]
 struct Inner<A: 'static, T: 'static> {
-    owner: *const Cpu,
     cpu: CpuId,
     /// A handle may outlive the node, and with it the owner.
     node: Weak<Node>,
     /// Keeps the owner's address from naming a CPU of another node.
     _addresses: Weak<[Cpu]>,
     shared: A,
-    own: CachePadded<T>,
+    own: Own<T>,
 }
 
+/// Begins on a cache line, as the counts before it do.
+#[repr(align(64))]
+struct Own<T>(T);
+
 /// A counted handle to an `A` for every CPU and a `T` for one.
-pub(super) struct Home<A: 'static, T: 'static>(ManuallyDrop<Arc<Inner<A, T>>>);
+///
+/// The owner's address is in the handle: a call on the port's own CPU reads nothing of what every CPU touches, and a
+/// million ports cost it one line each.
+pub(super) struct Home<A: 'static, T: 'static> {
+    owner: *const Cpu,
+    inner: ManuallyDrop<Arc<Inner<A, T>>>,
+}
 
 // SAFETY: `own` is touched on the owner CPU alone, its drop included: every path checks, goes there by IPI message, or has
 // promised (`own`).
@@ -35,42 +45,55 @@ unsafe impl<A: Send + Sync, T> Sync for Home<A, T> {}
 
 impl<A, T> Clone for Home<A, T> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self {
+            owner: self.owner,
+            inner: self.inner.clone(),
+        }
     }
 }
 
 impl<A: Send + Sync, T> Home<A, T> {
+    /// Its allocation: two counts, and what they count the handles of.
+    #[cfg(test)]
+    pub(super) const BYTES: usize = {
+        let align = align_of::<Inner<A, T>>();
+        (2 * size_of::<usize>()).next_multiple_of(align) + size_of::<Inner<A, T>>()
+    };
+
     /// A home on this CPU.
     ///
     /// # Panics
     /// Outside of every CPU.
     pub(super) fn new(shared: A, own: T) -> Self {
         let here = current::current();
-        Self(ManuallyDrop::new(Arc::new(Inner {
+        Self {
             owner: ptr::from_ref(here),
-            cpu: here.id(),
-            node: here.node().weak(),
-            _addresses: here.node().addresses(),
-            shared,
-            own: CachePadded(own),
-        })))
+            inner: ManuallyDrop::new(Arc::new(Inner {
+                cpu: here.id(),
+                node: here.node().weak(),
+                _addresses: here.node().addresses(),
+                shared,
+                own: Own(own),
+            })),
+        }
     }
 
     /// The owner's number.
     pub(super) fn cpu(&self) -> CpuId {
-        self.0.cpu
+        self.inner.cpu
     }
 
     /// What every CPU may touch.
     pub(super) fn shared(&self) -> &A {
-        &self.0.shared
+        &self.inner.shared
     }
 
     /// The owner and what is its own, if it is the current CPU.
     #[inline(always)]
     pub(super) fn here(&self) -> Option<(&Cpu, &T)> {
         // SAFETY: the current CPU is alive.
-        ptr::eq(self.0.owner, current::pointer()).then(|| (unsafe { &*self.0.owner }, &*self.0.own))
+        ptr::eq(self.owner, current::pointer())
+            .then(|| (unsafe { &*self.owner }, &self.inner.own.0))
     }
 
     /// What is the owner's.
@@ -79,13 +102,13 @@ impl<A: Send + Sync, T> Home<A, T> {
     /// The current CPU is the owner.
     #[inline(always)]
     pub(super) unsafe fn own(&self) -> &T {
-        &self.0.own
+        &self.inner.own.0
     }
 
     /// True if `cpu` is one of the owner's node.
     pub(super) fn is_home_of(&self, cpu: &Cpu) -> bool {
         // The Weak keeps the node's address from being used again, so that an equal address is the same node.
-        ptr::eq(cpu.node(), self.0.node.as_ptr())
+        ptr::eq(cpu.node(), self.inner.node.as_ptr())
     }
 
     /// The current CPU, as the one that waits for a reply from here: null outside of every CPU of the owner's node, for
@@ -98,7 +121,7 @@ impl<A: Send + Sync, T> Home<A, T> {
 
     /// Gives the owner to `f`, unless its node is gone.
     pub(super) fn with_owner(&self, f: impl FnOnce(&Cpu)) {
-        with_owner(self.0.owner, &self.0.node, f);
+        with_owner(self.owner, &self.inner.node, f);
     }
 
     /// Runs `f` on the owner with what is its own, by IPI message: in a hard section, and at once if it is the current CPU.
@@ -115,8 +138,8 @@ impl<A: Send + Sync, T> Home<A, T> {
 impl<A, T> Drop for Home<A, T> {
     fn drop(&mut self) {
         // SAFETY: taken once, here, where it is not used again.
-        let inner = unsafe { ManuallyDrop::take(&mut self.0) };
-        if ptr::eq(inner.owner, current::pointer()) {
+        let inner = unsafe { ManuallyDrop::take(&mut self.inner) };
+        if ptr::eq(self.owner, current::pointer()) {
             return;
         }
         // Not the owner: if this is the last handle, the content must die over there.
@@ -128,9 +151,9 @@ impl<A, T> Drop for Home<A, T> {
         );
         // SAFETY: the last handle is gone, so the box moves to the owner CPU with nobody else looking.
         unsafe impl<A, T> Send for Moved<A, T> {}
-        let (owner, node) = (last.owner, last.node.clone());
+        let node = last.node.clone();
         let mut moved = Some(Moved(last));
-        with_owner(owner, &node, |owner| {
+        with_owner(self.owner, &node, |owner| {
             let moved = moved.take();
             ipi::send_to(owner, move |_| drop(moved));
         });

@@ -27,19 +27,21 @@ use core::{
     task::{Context, Poll, Waker},
 };
 
-/// A queue of one CPU. The counts are u32 so that a port is small; memory ends before they do.
+/// A queue of one CPU. The counts are u32 so that a port is small; memory ends before they do. They come last, beside
+/// what else a call looks at (see `Own`).
+#[repr(C)]
 pub(super) struct Queue<W> {
-    /// How many messages are linked, where a call sees it without a borrow, and how many of them have priority.
-    queued: Cell<u32>,
-    urgent: Cell<u32>,
-    /// How many of them are promised to readers that were woken and not polled yet.
-    promised: Cell<u32>,
-    tickets: Cell<u32>,
-    /// Those with priority first.
-    messages: RefCell<VecDeque<W>>,
-    readers: RefCell<VecDeque<Reader<W>>>,
     /// For a bounded port.
     line: Option<Box<Line>>,
+    readers: RefCell<VecDeque<Reader<W>>>,
+    /// Those with priority first.
+    messages: RefCell<VecDeque<W>>,
+    tickets: Cell<u32>,
+    /// How many messages are promised to readers that were woken and not polled yet.
+    promised: Cell<u32>,
+    /// How many messages are linked, where a call sees it without a borrow, and how many of them have priority.
+    urgent: Cell<u32>,
+    queued: Cell<u32>,
 }
 
 /// Somebody who waits for a message.
@@ -62,6 +64,10 @@ pub(super) struct Linked<W> {
 }
 
 impl<W> Queue<W> {
+    /// Where what a call looks at begins.
+    #[cfg(test)]
+    pub(super) const COUNTS: usize = mem::offset_of!(Self, urgent);
+
     pub(super) fn new(line: Option<Box<Line>>) -> Self {
         Self {
             queued: Cell::new(0),

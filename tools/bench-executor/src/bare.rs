@@ -142,9 +142,7 @@ pub fn clock(turns: u64) -> Result<Sample> {
     Ok(watch.stop(turns))
 }
 
-/// A thread, stripped of everything but its place in a queue and a function to call. As large as a thread's block, so
-/// that as many of them miss the caches as often.
-#[repr(align(128))]
+/// A thread, stripped of everything but its place in a queue and a function to call.
 struct Node {
     next: Cell<*const Node>,
     poll: Cell<fn(&Node)>,
@@ -153,16 +151,11 @@ struct Node {
 
 /// One turn: a node is taken from the head of an intrusive list, called, and put back at its tail.
 pub fn list(turns: u64) -> Result<Sample> {
-    list_of(YIELDERS, turns)
-}
-
-/// [`list`] with `count` nodes.
-pub fn list_of(count: u64, turns: u64) -> Result<Sample> {
     fn poll(node: &Node) {
         node.polls.set(node.polls.get() + 1);
     }
     pin(0)?;
-    let nodes: Vec<Box<Node>> = (0..count)
+    let nodes: Vec<Box<Node>> = (0..YIELDERS)
         .map(|_| {
             Box::new(Node {
                 next: Cell::new(ptr::null()),
@@ -186,6 +179,27 @@ pub fn list_of(count: u64, turns: u64) -> Result<Sample> {
         (node.poll.get())(node);
     }
     Ok(watch.stop(turns))
+}
+
+/// One turn: the next of `count` things is visited, in the order of their addresses: of its `SIZE` cache lines the last
+/// `TOUCHED` are loaded and stored. What an operation among so many things costs if it does nothing else.
+pub fn walk_of<const SIZE: usize, const TOUCHED: usize>(count: u64, turns: u64) -> Result<Sample> {
+    #[derive(Clone)]
+    #[repr(align(64))]
+    struct Line(u64);
+    pin(0)?;
+    // Not zero: memory that was only ever read as zero is one page, which is in every cache.
+    let mut lines = vec![Line(1); count as usize * SIZE];
+    let rounds = turns.div_ceil(count);
+    let watch = Stopwatch::one_thread();
+    for _ in 0..rounds {
+        for thing in black_box(&mut lines).chunks_exact_mut(SIZE) {
+            for line in &mut thing[SIZE - TOUCHED..] {
+                line.0 = line.0.wrapping_add(1);
+            }
+        }
+    }
+    Ok(watch.stop(rounds * count))
 }
 
 /// What a section guards: one word, and the word that guards it.

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use crate::curves::{Points, SIZES};
+use crate::curves::{Figures, Points, SIZES};
 use crate::judge::Line;
 use crate::rows::Role;
 
@@ -20,7 +20,7 @@ text { font: 11px system-ui, sans-serif; fill: var(--ink) }
 .title { font-size: 12px; font-weight: 600 } .end { text-anchor: end } .middle { text-anchor: middle } .small { font-size: 10px }
 .page { fill: var(--page) } .grid { stroke: var(--faint); stroke-width: 1 } .mark { stroke: var(--ink); stroke-width: 2 }
 .ours { fill: var(--ours) } .peer { fill: var(--peer) } .limit { fill: var(--limit) } .bad { fill: var(--bad) }
-text.one { fill: var(--one) } text.two { fill: var(--two) } text.three { fill: var(--three) }
+text.one { fill: var(--one) } text.two { fill: var(--two) } text.three { fill: var(--three) } text.limit { fill: var(--limit) }
 polyline { fill: none; stroke-width: 2 } .other { stroke-dasharray: 4 3 }
 </style>
 ";
@@ -212,7 +212,9 @@ const COLOURS: [&str; 3] = ["one", "two", "three"];
 
 /// The curves as lines, a panel for each kind of thing.
 pub fn curves(curves: &[Points]) -> String {
-    let figures = curves.iter().flat_map(|curve| &curve.points);
+    let figures = curves
+        .iter()
+        .flat_map(|curve| curve.points.iter().chain(&curve.limit));
     let span = scale(figures.map(|(_, figure)| *figure));
     let sizes = (SIZES[0] as f64, SIZES[SIZES.len() - 1] as f64);
     let across = |size: f64| PLOT.0 * place(size, sizes);
@@ -236,30 +238,33 @@ pub fn curves(curves: &[Points]) -> String {
                 name,
             );
         }
+        let mut lines: Vec<_> = curves
+            .iter()
+            .zip(COLOURS)
+            .map(|(points, colour)| (points.curve.name, colour, points.curve.ours, &points.points))
+            .collect();
+        for points in curves.iter().filter(|points| !points.limit.is_empty()) {
+            lines.push(("bare walk", "limit", false, &points.limit));
+        }
+        let end = |figures: &Figures| figures.last().map_or(1.0, |(_, figure)| *figure);
+        lines.sort_by(|a, b| end(b.3).total_cmp(&end(a.3)));
         let mut last_label = f64::NEG_INFINITY;
-        let mut labels: Vec<_> = curves.iter().zip(COLOURS).collect();
-        let end = |points: &Points| points.points.last().map_or(1.0, |(_, figure)| *figure);
-        labels.sort_by(|a, b| end(b.0).total_cmp(&end(a.0)));
-        for (curve, colour) in labels {
+        for (name, colour, ours, figures) in lines {
             let mut path = String::new();
-            for (size, figure) in &curve.points {
+            for (size, figure) in figures {
                 let _ = write!(path, "{:.1},{:.1} ", x + across(*size as f64), up(*figure));
             }
-            let other = if curve.curve.ours {
-                ""
-            } else {
-                " class=\"other\""
-            };
+            let other = if ours { "" } else { " class=\"other\"" };
             let _ = writeln!(
                 svg.0,
                 "<polyline{other} style=\"stroke: var(--{colour})\" points=\"{}\"/>",
                 path.trim_end()
             );
             // Labels stand at the ends of their curves, and not on one another.
-            let label = f64::max(up(end(curve)) + 3.5, last_label + 12.0);
+            let label = f64::max(up(end(figures)) + 3.5, last_label + 12.0);
             last_label = label;
             let class = format!("small {colour}");
-            svg.text(&class, x + PLOT.0 + 6.0, label, curve.curve.name);
+            svg.text(&class, x + PLOT.0 + 6.0, label, name);
         }
     }
     svg.finish(3.0 * PANEL + 10.0, ORIGIN.1 + 30.0)

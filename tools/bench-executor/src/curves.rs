@@ -1,7 +1,8 @@
 //! The curves: what an operation costs among a hundred things and among a million.
 //!
-//! A curve is flat if its highest point is at most one and a half times its lowest. What must touch a cold cache line for
-//! each operation cannot be: the bare list shows what that alone costs.
+//! A curve is flat if its highest point is at most one and a half times its lowest. An operation that takes two nanoseconds
+//! and must touch a cold cache line cannot be: beside such a curve stands its limit, a bare walk over as much memory in the
+//! same turns, and how much more than the walk it grows.
 
 use anyhow::Result;
 use tools::bench::report::Row;
@@ -18,11 +19,30 @@ const FLAT: f64 = 1.5;
 /// How many things there are at each point.
 pub const SIZES: [u64; 5] = [100, 1_000, 10_000, 100_000, 1_000_000];
 
+/// The points of a curve, and those of its limit.
+const NAMES: [&str; 5] = [
+    "among 1e2",
+    "among 1e3",
+    "among 1e4",
+    "among 1e5",
+    "among 1e6",
+];
+const OF_LIMIT: [&str; 5] = [
+    "bare walk among 1e2",
+    "bare walk among 1e3",
+    "bare walk among 1e4",
+    "bare walk among 1e5",
+    "bare walk among 1e6",
+];
+
 /// How often each point is measured.
 const ROUNDS: u32 = 10;
 
-/// Operations of a sample, at least; among more things, one with each.
+/// Operations of a sample, at least; among more things, [`LAPS`] with each.
 const OPERATIONS: u64 = 200_000;
+const LAPS: u64 = 4;
+
+type Measure = fn(u64, u64) -> Result<Sample>;
 
 /// One curve.
 pub struct Curve {
@@ -34,24 +54,29 @@ pub struct Curve {
     pub ours: bool,
     /// What is known of why, if it is not flat.
     pub because: &'static str,
-    measure: fn(u64, u64) -> Result<Sample>,
+    measure: Measure,
+    /// What the memory alone costs.
+    limit: Option<Measure>,
 }
 
-const fn curve(
-    panel: &'static str,
-    name: &'static str,
-    measure: fn(u64, u64) -> Result<Sample>,
-) -> Curve {
+const fn curve(panel: &'static str, name: &'static str, measure: Measure) -> Curve {
     Curve {
         panel,
         name,
         ours: true,
         because: "",
         measure,
+        limit: None,
     }
 }
 
 impl Curve {
+    /// Says what the same memory costs without the operation.
+    const fn beside(mut self, limit: Measure) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
     const fn for_comparison(mut self) -> Self {
         self.ours = false;
         self
@@ -65,13 +90,17 @@ impl Curve {
 }
 
 /// All curves.
-pub const CURVES: [Curve; 8] = [
+pub const CURVES: [Curve; 7] = [
     curve("threads", "yield", yields_of::<ours::Ours>)
+        .beside(bare::walk_of::<3, 3>)
         .because("each poll touches another thread's block, which among so many is in no cache"),
     curve("threads", "tokio LocalSet", yields_of::<tokio::Local>).for_comparison(),
-    curve("threads", "bare list", bare::list_of).for_comparison(),
     curve("ports", "inline call", ours::calls_among::<false>)
-        .because("each call touches another port, which among so many is in no cache"),
+        .beside(bare::walk_of::<4, 1>)
+        .because(
+            "among a hundred a call takes some ten cycles, so that one line of memory, all it touches of a port, is \
+             several calls long",
+        ),
     curve("ports", "queued call", ours::calls_among::<true>).because(
         "each call touches another port and its thread, which among so many are in no cache",
     ),
@@ -85,54 +114,78 @@ pub const CURVES: [Curve; 8] = [
     .because("among few, what the loop does once for all counts; among many, they are in no cache"),
 ];
 
+/// How many things, and the nanoseconds of an operation among them.
+pub type Figures = Vec<(u64, f64)>;
+
 /// A measured curve.
 pub struct Points {
     /// The curve.
     pub curve: &'static Curve,
-    /// How many things, and the nanoseconds of an operation among them.
-    pub points: Vec<(u64, f64)>,
-    /// A row for each point, and one that says how much it rises.
+    /// Its figures.
+    pub points: Figures,
+    /// Those of its limit; none if it has no limit.
+    pub limit: Figures,
+    /// A row for each point, and those that say how much it rises.
     pub rows: Vec<Row>,
 }
 
 impl Curve {
-    /// Measures every point in turns.
+    /// Measures every point, and its limit's, in turns.
     pub fn measure(&'static self, effort: Effort) -> Points {
-        let sizes = &SIZES[..SIZES.len() - usize::from(effort.quick)];
-        let measure = self.measure;
-        let points = sizes.iter().zip(["1e2", "1e3", "1e4", "1e5", "1e6"]);
-        let points =
-            points.map(|(&size, name)| (name, move |_| measure(size, OPERATIONS.max(size))));
-        let title = format!("{}: {}", self.panel, self.name);
-        let taken = measure::in_turns(&title, points, Turns::Exactly(0, ROUNDS), effort);
-        let named = |taken: &measure::Taken| format!("{title}, among {}", taken.name);
-        let mut rows: Vec<_> = taken
-            .iter()
-            .map(|taken| Row::new("executor", &named(taken), "ns", &taken.samples))
-            .collect();
-        let points: Vec<_> = taken
-            .iter()
-            .map(|taken| {
-                (
-                    taken.name.parse::<f64>().unwrap_or_default() as u64,
-                    taken.median(),
-                )
+        let count = SIZES.len() - usize::from(effort.quick);
+        let points = |names: [&'static str; 5], measure: Measure| {
+            let points = SIZES.into_iter().zip(names).take(count);
+            points.map(move |(size, name)| {
+                let turns = OPERATIONS.max(LAPS * size);
+                (name, move |_| measure(size, turns))
             })
-            .collect();
-        let figures = || points.iter().map(|(_, figure)| *figure);
-        let rise = figures().fold(0.0, f64::max) / figures().fold(f64::INFINITY, f64::min);
-        // A curve with a point missing is not flat.
-        let rise = if points.len() == sizes.len() {
-            &[rise][..]
-        } else {
-            &[]
         };
-        let row = Row::new("executor", &format!("{title}, rise"), "x", rise);
+        let limit = self.limit.into_iter();
+        let subjects =
+            points(NAMES, self.measure).chain(limit.flat_map(|limit| points(OF_LIMIT, limit)));
+        let title = format!("{}: {}", self.panel, self.name);
+        let taken = measure::in_turns(&title, subjects, Turns::Exactly(0, ROUNDS), effort);
+        let row = |taken: &measure::Taken| {
+            let name = format!("{title}, {}", taken.name);
+            Row::new("executor", &name, "ns", &taken.samples)
+        };
+        let mut rows: Vec<_> = taken.iter().map(row).collect();
+        let figures = |names: [&str; 5]| -> Figures {
+            let find = |name| taken.iter().find(|taken| taken.name == name);
+            let points = SIZES.into_iter().zip(names);
+            points
+                .filter_map(|(size, name)| Some((size, find(name)?.median())))
+                .collect()
+        };
+        let (points, limit) = (figures(NAMES), figures(OF_LIMIT));
+        // A curve with a point missing is not flat.
+        let whole = |figures: &Figures| figures.len() == count;
+        let rise = whole(&points).then(|| highest(&points) / lowest(&points));
+        let row = Row::new("executor", &format!("{title}, rise"), "x", rise.as_slice());
         rows.push(if self.ours { row.at_most(FLAT) } else { row });
+        if self.limit.is_some() {
+            let growth = |figures: &Figures| highest(figures) - lowest(figures);
+            let beside =
+                (whole(&points) && whole(&limit)).then(|| growth(&points) / growth(&limit));
+            let name = format!("{title}, growth beside the walk's");
+            rows.push(Row::new("executor", &name, "x", beside.as_slice()));
+        }
         Points {
             curve: self,
             points,
+            limit,
             rows,
         }
     }
+}
+
+fn highest(figures: &Figures) -> f64 {
+    figures.iter().map(|(_, ns)| *ns).fold(0.0, f64::max)
+}
+
+fn lowest(figures: &Figures) -> f64 {
+    figures
+        .iter()
+        .map(|(_, ns)| *ns)
+        .fold(f64::INFINITY, f64::min)
 }
