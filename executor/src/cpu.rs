@@ -13,12 +13,12 @@ use crate::{
     cpusync::Mastership,
     critical, current,
     inbox::{Inbox, OUTSIDE, SENDER_BITS},
-    ipi::{Message, Outbound, Reminders},
+    ipi::{self, Message, Outbound, Reminders},
     ring::Ring,
     runqueue::RunQueue,
     slab::Heap,
     stats::Stats,
-    sync::{CachePadded, Fault, fault},
+    sync::CachePadded,
     thread::{Header, ThreadRef, flag},
     timer::Timers,
     token::WeakToken,
@@ -427,13 +427,11 @@ impl Cpu {
 
     /// Queues a thread that does not run, unless it is queued, gone or on its way elsewhere.
     fn enqueue(&self, thread: &Header, waker: Option<(u8, u32)>) {
-        const SPARE: u8 = flag::QUEUED | flag::FINISHED | flag::IN_TRANSIT | flag::AGAIN;
-        // The look at the flags is inside, too: a handler that comes after it must not queue the thread as well.
         let depth = self.critical.get();
-        self.critical.set(depth + 1);
-        compiler_fence(Ordering::SeqCst);
-        if thread.flags.get() & SPARE == 0 {
-            thread.set(flag::QUEUED);
+        if thread.flags.enter_and_queue(|| {
+            self.critical.set(depth + 1);
+            compiler_fence(Ordering::SeqCst);
+        }) {
             // SAFETY: owner, in a critical section; not queued; the executor's count keeps it alive until it finishes.
             unsafe { self.run_queue.push(thread, false) };
             self.record_wake(thread, waker);
@@ -520,17 +518,9 @@ impl Cpu {
         self.record(trace::Event::Migrate, target.0 as u8, thread.id, 0);
         let to = self.node().cpu(target);
         let thread_ref = self.disown(thread);
-        thread.set(flag::IN_TRANSIT);
-        let to_ptr = ptr::from_ref(to).cast_mut();
-        if fault(Fault::ArrivalBeforeOwner) {
-            let thread = thread_ref.clone();
-            crate::ipi::send_arrival(to, thread_ref);
-            thread.owner.store(to_ptr, Ordering::Release);
-            return;
-        }
-        // From this store on the thread is the target's: a wake from anywhere goes there (trap 20).
-        thread.owner.store(to_ptr, Ordering::Release);
-        crate::ipi::send_arrival(to, thread_ref);
+        thread
+            .owner
+            .hand_over(&thread.flags, to, || ipi::send_arrival(to, thread_ref));
     }
 
     /// Handles the messages of everybody who told this CPU. Owner, at a poll point.

@@ -31,6 +31,7 @@ pub mod parts {
         inbox::Inbox,
         life::Life,
         mark::WakeMark,
+        owner::{Flags, Owner, flag},
         reply::{ReplySlot, Stored},
         ring::{CAPACITY, Ring},
         room::Room,
@@ -42,6 +43,7 @@ mod countdown;
 mod inbox;
 mod life;
 mod mark;
+mod owner;
 mod reply;
 mod ring;
 mod room;

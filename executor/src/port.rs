@@ -361,6 +361,6 @@ mod tests {
         let server = line(offset_of!(Own<Small>, server) + size_of::<Small>() - 1);
         assert_eq!(line(Queue::<()>::COUNTS), server);
         assert_eq!(line(offset_of!(Own<Small>, busy)), server);
-        assert!(Place::<Small>::BYTES <= 256);
+        const { assert!(Place::<Small>::BYTES <= 256) };
     }
 }

@@ -7,7 +7,7 @@
 
 #[cfg(loom)]
 pub(crate) use loom::{
-    cell::UnsafeCell,
+    cell::{Cell, UnsafeCell},
     sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
@@ -20,6 +20,9 @@ pub(crate) use shuttle::sync::atomic::{
 pub(crate) use core::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence,
 };
+
+#[cfg(not(loom))]
+pub(crate) use core::cell::Cell;
 
 /// `core::cell::UnsafeCell` with loom's closure interface, so that loom can see each access.
 #[cfg(not(loom))]
@@ -114,6 +117,14 @@ pub enum Fault {
     LeaveWithoutSwap,
     /// A sender takes a place by a look and an addition.
     EnterWithoutExchange,
+    /// A thread's new owner is named with relaxed ordering, before what the old one left is visible.
+    RelaxedOwner,
+    /// A thread moves without a mark that it is on its way.
+    MoveUnmarked,
+    /// A wake message that finds its thread moved does not follow it.
+    WakeLeftBehind,
+    /// Whether a thread is queued is looked up before the section that queues it.
+    LookBeforeSection,
 }
 
 /// True if the running model has planted `fault`.

@@ -4,7 +4,7 @@
 //!
 //! | fields | who |
 //! |---|---|
-//! | `life`, `mark`, `owner` | anybody, as `life.rs` and `mark.rs` say; the home count and the joiner of `life` the owner alone |
+//! | `life`, `mark`, `owner` | anybody, as `life.rs`, `mark.rs` and `owner.rs` say; the home count and the joiner of `life` the owner alone |
 //! | `next` ... `migrate_to`, the future | the owner CPU alone |
 //! | `polls`, `spare_wakes`, `messages`, `run_ticks` | written by the owner, read by anybody |
 //! | `id`, `name`, `site`, `vtable` | written once, then read by anybody |
@@ -22,27 +22,13 @@
 //! touches a queue (trap 74). The memory goes when the last reference goes, on whichever CPU that is (`life.rs`); the
 //! future never outlives its poll on the owner.
 //!
-//! A wake against a move:
-//!
-//! ```text
-//!   waker on another CPU                    old owner                            new owner
-//!   make the condition true                 take it off the list
-//!   mark := set            (swap)           owner := new        (release)
-//!   read owner            (acquire)         send the arrival
-//!   send it the message
-//!                                           message: I am not owner? send it on  message: clear the mark, schedule
-//!                                                                                arrival: put on the list, schedule
-//! ```
-//!
-//! The owner is named before the thread leaves, and by its present owner alone, so a message that follows the name
-//! arrives at last. One that overtakes the arrival finds the thread in transit and schedules nothing: the arrival
-//! does, and its first poll sees the condition.
+//! How a wake finds a thread that moves is told in `owner.rs`.
 
 use crate::{
     Counter, Cpu, CpuId, Priority, current, ipi,
     life::Life,
     mark::WakeMark,
-    sync::{AtomicPtr, Ordering},
+    owner::{Flags, Owner},
 };
 use alloc::boxed::Box;
 use core::{
@@ -63,36 +49,20 @@ pub use handle::{Account, Exit, Thread, exit, set_priority};
 pub(crate) use join::Elsewhere;
 pub use join::JoinHandle;
 
-/// What a thread is doing, as its owner sees it. Bits, so that one look decides the common case.
-pub(crate) mod flag {
-    /// On the run queue.
-    pub(crate) const QUEUED: u8 = 1;
-    /// Its future has ended or was dropped: it is not polled again.
-    pub(crate) const FINISHED: u8 = 2;
-    /// On its way to its owner, as a message.
-    pub(crate) const IN_TRANSIT: u8 = 4;
-    /// Made on another CPU, and never polled yet.
-    pub(crate) const NEW: u8 = 8;
-    /// Leaves for `migrate_to` when it comes up.
-    pub(crate) const MOVING: u8 = 16;
-    /// Has called `exit`: ends with the poll in progress.
-    pub(crate) const EXITING: u8 = 32;
-    /// Was woken by its own poll, or while that ran: is queued when the poll is over.
-    pub(crate) const AGAIN: u8 = 64;
-}
+pub(crate) use crate::owner::flag;
 
 /// The part of a thread that does not depend on its future's type. A million idle threads have a million of these, so
 /// every byte is looked at: 144.
 pub(crate) struct Header {
     pub(crate) life: Life,
-    pub(crate) owner: AtomicPtr<Cpu>,
+    pub(crate) owner: Owner<Cpu>,
     vtable: &'static VTable,
     /// Next in the run queue.
     pub(crate) next: Cell<*const Header>,
     /// Neighbours in the owner's list of all threads.
     pub(crate) all_next: Cell<*const Header>,
     pub(crate) all_previous: Cell<*const Header>,
-    pub(crate) flags: Cell<u8>,
+    pub(crate) flags: Flags,
     pub(crate) priority: Cell<Priority>,
     /// Orders threads of equal priority; see [`Builder::user_priority`](crate::Builder::user_priority).
     pub(crate) user_priority: Cell<u16>,
@@ -246,7 +216,7 @@ pub(crate) fn create<F: Future + 'static>(
         header: Header {
             // The executor's, and the handle's.
             life: Life::new(2),
-            owner: AtomicPtr::new(ptr::from_ref(cpu).cast_mut()),
+            owner: Owner::new(cpu),
             vtable: if birth.movable {
                 const { &VTable::of::<F>(true) }
             } else {
@@ -255,7 +225,7 @@ pub(crate) fn create<F: Future + 'static>(
             next: Cell::new(ptr::null()),
             all_next: Cell::new(ptr::null()),
             all_previous: Cell::new(ptr::null()),
-            flags: Cell::new(birth.flags),
+            flags: Flags::new(birth.flags),
             priority: Cell::new(birth.priority),
             user_priority: Cell::new(birth.user_priority),
             critical: Cell::new(0),
@@ -338,11 +308,11 @@ impl Header {
     #[inline]
     fn is_at_home(&self) -> bool {
         let here = current::pointer();
-        if here.is_null() || !ptr::eq(self.owner.load(Ordering::Acquire), here) {
+        if !self.owner.is(here) {
             return false;
         }
-        // SAFETY: `here` is the current CPU, hence alive.
-        unsafe { (*here).hard.get() == 0 && self.flags.get() & flag::FINISHED == 0 }
+        // SAFETY: `here` is the current CPU, hence alive; no owner is null.
+        unsafe { (*here).hard.get() == 0 && !self.is(flag::FINISHED) }
     }
 
     /// One more reference, by whoever has one.
@@ -359,19 +329,19 @@ impl Header {
     /// True if all of these bits of [`flag`] are set. Owner.
     #[inline]
     pub(crate) fn is(&self, bits: u8) -> bool {
-        self.flags.get() & bits == bits
+        self.flags.are(bits)
     }
 
     /// Sets bits of [`flag`]. Owner.
     #[inline]
     pub(crate) fn set(&self, bits: u8) {
-        self.flags.set(self.flags.get() | bits);
+        self.flags.set(bits);
     }
 
     /// Clears bits of [`flag`]. Owner.
     #[inline]
     pub(crate) fn clear(&self, bits: u8) {
-        self.flags.set(self.flags.get() & !bits);
+        self.flags.clear(bits);
     }
 
     pub(crate) fn is_movable(&self) -> bool {
@@ -454,7 +424,7 @@ impl Header {
     #[inline]
     pub(crate) fn wake(&self) {
         let here = current::pointer();
-        if ptr::eq(self.owner.load(Ordering::Acquire), here) {
+        if self.owner.is(here) {
             // SAFETY: an owner is not null, so `here` is the current CPU, hence alive.
             unsafe { &*here }.schedule(self);
         } else {
@@ -468,7 +438,7 @@ impl Header {
         if self.life.begin_wake(&self.mark) {
             // SAFETY: the count above travels with the message.
             let thread = unsafe { ThreadRef::from_raw(self) };
-            ipi::send_wake(self.owner.load(Ordering::Acquire), thread);
+            ipi::send_wake(self.owner.get(), thread);
         }
     }
 }

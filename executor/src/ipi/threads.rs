@@ -10,7 +10,7 @@ use crate::{
     thread::{Elsewhere, Header, ThreadRef, flag},
 };
 use alloc::{sync::Arc, task::Wake};
-use core::{ptr, sync::atomic::Ordering, task::Waker};
+use core::{ptr, task::Waker};
 
 /// The current CPU and the running thread in a message's second word, for the trace.
 fn pack_waker() -> usize {
@@ -34,7 +34,7 @@ pub(crate) fn send_reply_wake(target: &Cpu, thread: ThreadRef) {
         // SAFETY: made below; run once.
         let thread = unsafe { ThreadRef::from_raw(ptr::with_exposed_provenance(a)) };
         let Some(cpu) = cpu else { return };
-        if ptr::eq(thread.owner.load(Ordering::Acquire), cpu) {
+        if thread.owner.is(cpu) {
             cpu.schedule_for(&thread, unpack_waker(b));
         } else {
             // It has moved on.
@@ -61,16 +61,10 @@ pub(crate) fn send_wake(target: *const Cpu, thread: ThreadRef) {
         // SAFETY: made below; run once.
         let thread = unsafe { ThreadRef::from_raw(ptr::with_exposed_provenance(a)) };
         let Some(cpu) = cpu else { return };
-        let owner = thread.owner.load(Ordering::Acquire);
-        if !ptr::eq(owner, cpu) {
-            // It has moved on: chase it. The mark stays set, so there is still one message.
+        let queue = || cpu.schedule_for(&thread, unpack_waker(b));
+        if let Err(owner) = thread.owner.woken(cpu, &thread.mark, queue) {
             send_wake(owner, thread);
-            return;
         }
-        // Cleared before it is scheduled, never after (see mark.rs).
-        thread
-            .mark
-            .clear(|| cpu.schedule_for(&thread, unpack_waker(b)));
     }
     // SAFETY: the owner of a thread that has not ended is alive: a node abandons its threads before it drops its CPUs,
     // and `Header::wake` goes no further once a thread has ended.
@@ -102,7 +96,7 @@ pub(crate) fn send_join(thread: ThreadRef, joiner: Arc<Elsewhere>) {
         let Some(cpu) = cpu else { return };
         if thread.life.has_ended() && !fault(Fault::JoinWithoutLooking) {
             joiner.wake();
-        } else if ptr::eq(thread.owner.load(Ordering::Acquire), cpu) {
+        } else if thread.owner.is(cpu) {
             // SAFETY: the owner, at a poll point or between two polls; the thread has not ended.
             unsafe { thread.life.wait(&Waker::from(joiner)) };
         } else {
@@ -122,7 +116,7 @@ pub(crate) fn send_detach(thread: ThreadRef) {
         if thread.life.has_ended() {
             // SAFETY: the handle's reference.
             unsafe { thread.leave() };
-        } else if cpu.is_none_or(|cpu| ptr::eq(thread.owner.load(Ordering::Acquire), cpu)) {
+        } else if cpu.is_none_or(|cpu| thread.owner.is(cpu)) {
             // SAFETY: the owner as above, or in its place whoever drops a node, where no CPU runs any more.
             drop(unsafe { thread.life.detach() });
             thread.into_raw();
@@ -137,7 +131,7 @@ pub(crate) fn send_detach(thread: ThreadRef) {
 /// owner may send it, between two instructions of the owner's own.
 fn send_to_owner(thread: ThreadRef, run: Run, b: usize) {
     // SAFETY: as in `send_wake`; who asks has seen that the thread had not ended.
-    let target = unsafe { &*thread.owner.load(Ordering::Acquire) };
+    let target = unsafe { &*thread.owner.get() };
     let header: *const Header = thread.into_raw();
     let message = Message {
         run,

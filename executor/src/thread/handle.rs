@@ -16,7 +16,6 @@ use core::{
     panic::Location,
     pin::Pin,
     ptr,
-    sync::atomic::Ordering,
     task::{Context, Poll},
 };
 
@@ -81,7 +80,7 @@ impl Thread {
 
     /// The CPU of the current node that it belongs to; None if it is another node's. A movable thread may leave at once.
     pub fn cpu(&self) -> Option<CpuId> {
-        let owner = self.0.owner.load(Ordering::Acquire).cast_const();
+        let owner = self.0.owner.get();
         current::try_current()?
             .node()
             .cpus()
@@ -113,9 +112,8 @@ impl Thread {
     /// On any CPU but the thread's own.
     pub fn set_priority(&self, priority: Priority) {
         let here = current::current();
-        let owner = self.0.owner.load(Ordering::Acquire).cast_const();
         assert!(
-            ptr::eq(here, owner),
+            self.0.owner.is(here),
             "a thread's priority is set on its own CPU: use run_on"
         );
         critical::section_on(here, || {

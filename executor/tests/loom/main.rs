@@ -9,6 +9,7 @@
 
 mod ipi;
 mod memory;
+mod moves;
 mod ports;
 mod threads;
 mod tokens;
@@ -16,7 +17,8 @@ mod trace;
 
 use executor::{
     parts::{
-        CAPACITY, Countdown, Found, Inbox, Life, ReplySlot, Ring, Room, Stored, TokenWord, WakeMark,
+        CAPACITY, Countdown, Flags, Found, Inbox, Life, Owner, ReplySlot, Ring, Room, Stored,
+        TokenWord, WakeMark, flag,
     },
     slab::{FreeNode, RemoteList, ZONE_SIZE, ZoneMap},
     sync::{Fault, planted},

@@ -113,3 +113,26 @@ fn a_token_excludes_and_its_release_lets_everybody_on() {
         });
     });
 }
+
+#[test]
+fn who_joins_from_another_cpu_is_told_and_a_handle_that_goes_there_leaves_nothing() {
+    check(&[Fault::JoinWithoutLooking], || {
+        run(2, async || {
+            let output = Arc::new(());
+            let [joined, left] = [output.clone(), output.clone()].map(|output| {
+                executor::spawn("ends", async move {
+                    yield_now().await;
+                    output
+                })
+            });
+            let there = spawn_on(CpuId(1), "there", move || async move {
+                drop(left);
+                joined.await;
+            });
+            there.await;
+            while Arc::strong_count(&output) > 1 {
+                yield_now().await;
+            }
+        });
+    });
+}
