@@ -67,7 +67,7 @@ pub(crate) struct Header {
     /// Orders threads of equal priority; see [`Builder::user_priority`](crate::Builder::user_priority).
     pub(crate) user_priority: Cell<u16>,
     /// Critical-section depth while the thread does not run (trap 11: it belongs to the thread).
-    // As wide as a CPU's, so that what is written together when a thread is made does not overlap what its first poll reads.
+    // As wide as a CPU's: a half word got its first value from two stores that overlapped, just before the first poll reads it.
     pub(crate) critical: Cell<u32>,
     pub(crate) migrate_to: Cell<CpuId>,
     pub(crate) mark: WakeMark,

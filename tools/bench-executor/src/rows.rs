@@ -204,7 +204,7 @@ pub const CASES: &[Case] = &[
         1,
         &[
             ours("ours", spawns::<ours::Ours>, Goal::OfBest(0.5)).because(
-                "some 620 instructions at four a cycle, and not one locked: two polls with the \
+                "some 620 instructions, none of them locked: two polls with the \
                     loop's looks around them, the allocation and its counters, and a header of 144 bytes that is \
                     written, listed, queued and taken off again",
             ),
