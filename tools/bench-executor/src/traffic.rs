@@ -96,34 +96,59 @@ pub fn yields_of<R: Runtime>(count: u64, turns: u64) -> Result<Sample> {
     R::run(0, false, move || yielding::<R>(count, turns))
 }
 
-/// The body of [`yields_of`]. The first task has the watch: it starts when each task has had a turn, for their first polls
-/// touch new memory, and stops before any of them ends.
+/// What the tasks of [`yielding`] share.
+struct Yielders {
+    watch: Cell<Option<Stopwatch>>,
+    /// Tasks that have turns left.
+    left: Cell<u64>,
+    taken: Cell<Option<Sample>>,
+}
+
+/// The body of [`yields_of`]. The watch starts with the first second turn, for first polls touch new memory, and stops with
+/// the last turn of all: an executor may let one task go on and on. Where they take turns, none ends before it stops.
 pub async fn yielding<R: Runtime>(count: u64, turns: u64) -> Sample {
     let each = turns.div_ceil(count);
-    let taken = Rc::new(Cell::new(None));
-    let shared = taken.clone();
-    let first = R::spawn(async move {
-        yield_by_wake().await;
-        let watch = Stopwatch::one_thread();
-        for _ in 0..each {
-            yield_by_wake().await;
-        }
-        shared.set(Some(watch.stop(each * count)));
+    let all = Rc::new(Yielders {
+        watch: Cell::new(None),
+        left: Cell::new(count),
+        taken: Cell::new(None),
     });
-    let others: Vec<_> = (1..count)
+    let yielders: Vec<_> = (0..count)
         .map(|_| {
+            let all = all.clone();
             R::spawn(async move {
-                for _ in 0..=each {
+                yield_by_wake().await;
+                all.start();
+                for _ in 0..each {
                     yield_by_wake().await;
                 }
+                all.end(each * count);
+                yield_by_wake().await;
             })
         })
         .collect();
-    first.await;
-    for other in others {
-        other.await;
+    for yielder in yielders {
+        yielder.await;
     }
-    taken.take().expect("the first has ended")
+    all.taken.take().expect("all have taken their turns")
+}
+
+impl Yielders {
+    /// Starts the watch, unless it runs.
+    fn start(&self) {
+        let watch = self.watch.take();
+        self.watch
+            .set(Some(watch.unwrap_or_else(Stopwatch::one_thread)));
+    }
+
+    /// One has taken its turns; the last one stops the watch after `turns` of all.
+    fn end(&self, turns: u64) {
+        self.left.set(self.left.get() - 1);
+        if self.left.get() == 0 {
+            self.taken
+                .set(self.watch.take().map(|watch| watch.stop(turns)));
+        }
+    }
 }
 
 /// One turn: an empty task is spawned, runs, and is joined.
