@@ -25,22 +25,24 @@ pub(crate) fn section_on<R>(cpu: &Cpu, f: impl FnOnce() -> R) -> R {
     impl Drop for On<'_> {
         #[inline]
         fn drop(&mut self) {
-            leave(self.0);
+            leave_on(self.0);
         }
     }
-    enter_here(cpu);
+    enter_on(cpu);
     let _on = On(cpu);
     f()
 }
 
+/// Opens a section of the current CPU, for who calls [`leave_on`] before anybody can await.
 #[inline]
-fn enter_here(cpu: &Cpu) {
+pub(crate) fn enter_on(cpu: &Cpu) {
     cpu.critical.set(cpu.critical.get() + 1);
     compiler_fence(Ordering::SeqCst);
 }
 
+/// Ends the innermost section of the current CPU.
 #[inline]
-fn leave(cpu: &Cpu) {
+pub(crate) fn leave_on(cpu: &Cpu) {
     compiler_fence(Ordering::SeqCst);
     let depth = cpu.critical.get();
     debug_assert!(depth > 0, "a critical section ended twice");
@@ -58,7 +60,7 @@ fn leave(cpu: &Cpu) {
 /// Outside of every CPU.
 #[must_use = "the section ends when this is dropped"]
 pub fn enter() -> Section {
-    enter_here(current::current());
+    enter_on(current::current());
     Section {
         _here: core::marker::PhantomData,
     }
@@ -74,7 +76,7 @@ pub struct Section {
 impl Drop for Section {
     #[inline]
     fn drop(&mut self) {
-        leave(current::current());
+        leave_on(current::current());
     }
 }
 

@@ -190,15 +190,15 @@ impl Life {
         home & DETACHED == 0
     }
 
-    /// Called by the owner once the output is stored, as [`end`](Self::end) says.
+    /// Called by the owner once the output is stored, as [`end`](Self::end) says. Gives the executor's reference up.
     ///
     /// # Safety
     /// Once, by the owner, and [`abandon`](Self::abandon) is not called.
     #[must_use = "when false, the output is to be dropped, and the count to be settled"]
     #[inline]
-    pub unsafe fn finish(&self, given_up: usize) -> bool {
+    pub unsafe fn finish(&self) -> bool {
         // SAFETY: the caller's promise.
-        unsafe { self.end(DONE, given_up) }
+        unsafe { self.end(DONE, 1) }
     }
 
     /// Called by the owner of a thread that will not run again. It still has its reference.

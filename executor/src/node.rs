@@ -19,7 +19,7 @@ use core::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-/// How many thread numbers a CPU takes at once.
+/// How many thread numbers a CPU takes at once; a divisor of 65,536.
 const THREAD_IDS: u32 = 64;
 
 /// A kernel: its CPUs and what they share. Lives until its last `Arc` goes, which must be after every CPU's loop has
@@ -180,26 +180,11 @@ impl Node {
         self.next_token.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A thread number for whoever has none of its own. They begin at 1, wrap, and skip those that
-    /// [`is_thread_id`](Self::is_thread_id) refuses.
-    pub(crate) fn next_thread_id(&self) -> u32 {
-        loop {
-            let id = self.next_thread.fetch_add(1, Ordering::Relaxed);
-            if Self::is_thread_id(id) {
-                return id;
-            }
-        }
-    }
-
-    /// Numbers for a CPU to give to its threads: the first, and how many.
+    /// Numbers for a CPU, or whoever is on none, to give to threads: the first, and how many. They begin at 1, wrap, and leave
+    /// out the last of each block: a number whose low half is 0 would mean "none" in a trace.
     pub(crate) fn take_thread_ids(&self) -> (u32, u32) {
         let first = self.next_thread.fetch_add(THREAD_IDS, Ordering::Relaxed);
-        (first, THREAD_IDS)
-    }
-
-    /// A number whose low half is 0 would mean "none" in a trace.
-    pub(crate) const fn is_thread_id(id: u32) -> bool {
-        id & 0xffff != 0
+        (first, THREAD_IDS - 1)
     }
 
     /// The CPU whose turn it is to get a thread that may live anywhere: one after the other, whoever asks (DragonFly:

@@ -6,7 +6,7 @@
 //! must be Send (an `Rc` held over a move would be a data race that compiles).
 
 use crate::{
-    Cpu, CpuId, JoinHandle, Priority, critical, current, ipi,
+    Cpu, CpuId, JoinHandle, Priority, current, ipi,
     thread::{self, Birth, flag},
 };
 use core::{
@@ -122,10 +122,9 @@ impl Builder {
     ) -> JoinHandle<F::Output> {
         let at_home = core::ptr::eq(current::pointer(), target);
         let birth = Birth {
-            id: if at_home {
-                critical::section_on(target, || target.next_thread_id())
-            } else {
-                target.node().next_thread_id()
+            id: match current::try_current() {
+                Some(here) => here.next_thread_id(),
+                None => target.node().take_thread_ids().0,
             },
             name: self.name,
             site: Location::caller(),

@@ -373,8 +373,7 @@ impl Header {
         unsafe { (self.vtable.exit)(self, output) }
     }
 
-    /// Publishes the output and wakes whoever joins; drops it if nobody will. Gives the executor's count up, but leaves it
-    /// with the queue if the thread is queued: it woke itself in its last poll, and the queue lets go when it comes up.
+    /// Publishes the output and wakes whoever joins; drops it if nobody will. Gives the executor's count up.
     ///
     /// # Safety
     /// The owner, once, outside of any poll of this thread, which is on the list of all threads no more.
@@ -383,8 +382,8 @@ impl Header {
         unsafe {
             (*header).set(flag::FINISHED);
             let joiner = (*header).life.take_joiner();
-            let given_up = usize::from(!(*header).is(flag::QUEUED));
-            if (*header).life.finish(given_up) {
+            debug_assert!(!(*header).is(flag::QUEUED), "nobody queues what runs");
+            if (*header).life.finish() {
                 if let Some(joiner) = joiner {
                     joiner.wake();
                 }

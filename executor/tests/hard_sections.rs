@@ -1,7 +1,7 @@
 //! What hard sections put off, and what may be done in one.
 
 use executor::{
-    Builder, CpuId, Priority, critical, current, hosted, run_on, send_to, spawn, spawn_on,
+    Builder, CpuId, Priority, Token, critical, current, hosted, run_on, send_to, spawn, spawn_on,
     yield_now,
 };
 use std::{
@@ -41,6 +41,32 @@ fn trap_13_the_end_of_a_section_inside_a_hard_one_replays_nothing_and_the_outer_
             );
         });
         assert_eq!(ran.load(Ordering::Relaxed), 2, "replayed at the outer end");
+    });
+}
+
+#[test]
+fn what_a_hard_section_holds_is_not_entered_again_by_one_that_comes_in_between() {
+    hosted::run(1, || async {
+        let token = Token::new("a test's");
+        let ran = Arc::new(AtomicU32::new(0));
+        let (outer, count) = (token.clone(), ran.clone());
+        send_to(current(), move |_| {
+            let inner = outer.clone();
+            let held = outer.try_with(|_| {
+                // Further up the same stack it is the holder's own.
+                assert!(outer.try_with(|_| ()).is_some());
+                send_to(current(), move |_| {
+                    assert!(
+                        inner.try_with(|_| ()).is_none(),
+                        "held by whom it interrupts"
+                    );
+                    count.fetch_add(1, Ordering::Relaxed);
+                });
+            });
+            assert!(held.is_some());
+        });
+        assert_eq!(ran.load(Ordering::Relaxed), 1);
+        assert!(token.try_with(|_| ()).is_some(), "given back");
     });
 }
 

@@ -5,10 +5,7 @@
 //! before the first CPU goes, because what is dropped may wake and send once more.
 
 use super::{Cpu, STOPPING};
-use crate::{
-    sync::Ordering,
-    thread::{ThreadRef, flag},
-};
+use crate::{sync::Ordering, thread::flag};
 use alloc::boxed::Box;
 
 impl Cpu {
@@ -19,7 +16,7 @@ impl Cpu {
 
     /// Drops the threads, timers and handlers that are left. Owner, outside of any poll.
     pub(super) fn abandon_threads(&self) {
-        self.clear_run_queue();
+        while self.run_queue.pop().is_some() {}
         // SAFETY: threads on the list are alive; this is the owner, outside of any poll.
         while let Some(thread) = unsafe { self.all_threads.get().as_ref() } {
             if !thread.is(flag::FINISHED) {
@@ -30,7 +27,7 @@ impl Cpu {
                 self.critical.set(1);
             }
             drop(self.disown(thread));
-            self.clear_run_queue();
+            while self.run_queue.pop().is_some() {}
         }
         self.timers.clear();
         // Not Send: they must not be left to whoever drops the node.
@@ -51,17 +48,6 @@ impl Cpu {
             if !thread.is(flag::FINISHED) {
                 // SAFETY: no CPU runs any more: nobody polls it or owns it but who drops the node.
                 unsafe { thread.give_up() };
-            }
-        }
-    }
-
-    fn clear_run_queue(&self) {
-        while let Some(thread) = self.run_queue.pop() {
-            // SAFETY: what is queued is alive; one that has finished is so by the count that `exit` left with the queue.
-            unsafe {
-                if (*thread).is(flag::FINISHED) {
-                    drop(ThreadRef::from_raw(thread));
-                }
             }
         }
     }

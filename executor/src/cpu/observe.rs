@@ -246,14 +246,8 @@ impl Cpu {
     #[inline]
     fn push_record(&self, record: trace::Record) {
         self.assert_current();
-        // A section: a handler that interrupts here would write the same slot. Its guard would look for this CPU again.
-        let depth = self.critical.get();
-        self.critical.set(depth + 1);
-        self.trace.push(record);
-        self.critical.set(depth);
-        if depth == 0 && self.pending.load(Ordering::Relaxed) != 0 {
-            self.replay_interrupts();
-        }
+        // A handler that interrupts here would write the same slot.
+        critical::section_on(self, || self.trace.push(record));
     }
 
     /// The time, if `class` is recorded; 0 if not. Owner.

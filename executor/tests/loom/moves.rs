@@ -173,40 +173,14 @@ impl Machine {
     }
 }
 
-#[test]
-fn trap_20_a_thread_that_moves_is_woken_by_both_cpus_and_queued_by_its_owner() {
-    check(
-        &[
-            Fault::RelaxedOwner,
-            Fault::MoveUnmarked,
-            Fault::ArrivalBeforeOwner,
-            Fault::WakeLeftBehind,
-        ],
-        || {
-            let machine = Machine::new(vec![1]);
-            let theirs = machine.clone();
-            let target = thread::spawn(move || {
-                theirs.wake(1);
-                theirs.turn(1);
-            });
-            machine.turn(0);
-            machine.wake(0);
-            machine.turn(0);
-            target.join().unwrap();
-            machine.settle(1, [true, true, false]);
-        },
-    );
-}
-
-#[test]
-fn trap_20_a_thread_that_comes_back_is_woken_by_both_cpus_and_queued_by_its_owner() {
-    check(&[Fault::RelaxedOwner, Fault::ArrivalBeforeOwner], || {
-        let machine = Machine::new(vec![1, 0]);
+/// The thread goes on `journey`, and both CPUs wake it meanwhile; CPU 1 has so many turns, CPU 0 two.
+fn moves_and_is_woken_by_both(faults: &[Fault], journey: &'static [usize], turns: u32) {
+    check(faults, move || {
+        let machine = Machine::new(journey.to_vec());
         let theirs = machine.clone();
         let target = thread::spawn(move || {
             theirs.wake(1);
-            // It arrives, is polled, and leaves again.
-            for _ in 0..3 {
+            for _ in 0..turns {
                 theirs.turn(1);
             }
         });
@@ -214,8 +188,26 @@ fn trap_20_a_thread_that_comes_back_is_woken_by_both_cpus_and_queued_by_its_owne
         machine.wake(0);
         machine.turn(0);
         target.join().unwrap();
-        machine.settle(0, [true, true, false]);
+        machine.settle(journey[journey.len() - 1], [true, true, false]);
     });
+}
+
+#[test]
+fn trap_20_a_thread_that_moves_is_woken_by_both_cpus_and_queued_by_its_owner() {
+    let faults = [
+        Fault::RelaxedOwner,
+        Fault::MoveUnmarked,
+        Fault::ArrivalBeforeOwner,
+        Fault::WakeLeftBehind,
+    ];
+    moves_and_is_woken_by_both(&faults, &[1], 1);
+}
+
+#[test]
+fn trap_20_a_thread_that_comes_back_is_woken_by_both_cpus_and_queued_by_its_owner() {
+    // It arrives, is polled, and leaves again.
+    let faults = [Fault::RelaxedOwner, Fault::ArrivalBeforeOwner];
+    moves_and_is_woken_by_both(&faults, &[1, 0], 3);
 }
 
 #[test]

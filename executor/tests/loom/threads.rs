@@ -94,7 +94,7 @@ impl Ending {
         // SAFETY: the owner, once in each model.
         unsafe {
             let joiner = self.life.take_joiner();
-            if self.life.finish(1) {
+            if self.life.finish() {
                 if let Some(joiner) = joiner {
                     joiner.wake();
                 }
@@ -274,7 +274,7 @@ fn trap_21_memory_is_freed_once_after_the_last_reference_wherever_it_was_made() 
                 ending.life.retain_at_home();
                 ending.life.release_at_home();
                 // The output is not what this model is about.
-                if !ending.life.finish(1) && ending.life.settle(0) {
+                if !ending.life.finish() && ending.life.settle(0) {
                     ending.free();
                 }
             }
@@ -303,7 +303,7 @@ fn a_thread_without_a_handle_is_freed_by_its_owner_or_by_who_has_the_last_refere
             });
             // SAFETY: the owner, once.
             unsafe {
-                assert!(!ending.life.finish(1), "there is no handle");
+                assert!(!ending.life.finish(), "there is no handle");
                 if ending.life.settle(0) {
                     ending.free();
                 }
@@ -366,7 +366,7 @@ fn a_wake_against_exit_finds_memory() {
         });
         block.handle_messages();
         // SAFETY: the owner, once.
-        if unsafe { !block.life.finish(1) && block.life.settle(0) } {
+        if unsafe { !block.life.finish() && block.life.settle(0) } {
             block.free();
         }
         waker.join().unwrap();

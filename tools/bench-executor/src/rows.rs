@@ -172,7 +172,7 @@ pub const CASES: &[Case] = &[
         1,
         &[
             ours("ours", yields::<ours::Ours>, Goal::OfBest(0.25)).because(
-                "142 instructions at four and a half a cycle, those of the thread's own future among \
+                "142 instructions, those of the thread's own future among \
                     them; what is left is the loop's looks at messages, interrupts and the watchdog, and the \
                     counting of polls",
             ),
