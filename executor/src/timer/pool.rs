@@ -18,6 +18,8 @@ pub(super) struct Pool<T> {
     blocks: Vec<Vec<T>>,
     /// Has space for the numbers of all rooms, so that to leave one allocates nothing.
     left: Vec<u32>,
+    /// Rooms there are, taken or not: the number of the next.
+    rooms: u32,
 }
 
 /// The block in which room `number` is, and where in it.
@@ -34,6 +36,7 @@ impl<T> Pool<T> {
         Self {
             blocks: alloc::vec![Vec::with_capacity(FIRST)],
             left: Vec::with_capacity(2 * FIRST),
+            rooms: 0,
         }
     }
 
@@ -58,19 +61,25 @@ impl<T> Pool<T> {
         }
     }
 
-    #[inline(never)]
+    #[inline]
     fn extend(&mut self, room: T) -> u32 {
-        let is_full = |block: &Vec<T>| block.len() == block.capacity();
-        if self.blocks.last().is_none_or(is_full) {
-            let rooms = FIRST << self.blocks.len();
-            self.blocks.push(Vec::with_capacity(rooms));
-            self.left.reserve(2 * rooms);
+        let (block, place) = locate(self.rooms);
+        if place == 0 && block == self.blocks.len() {
+            self.add_block(FIRST << block);
         }
-        let number = self.rooms() as u32;
-        if let Some(block) = self.blocks.last_mut() {
+        let number = self.rooms;
+        if let Some(block) = self.blocks.get_mut(block) {
             block.push(room);
+            self.rooms += 1;
         }
         number
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn add_block(&mut self, rooms: usize) {
+        self.blocks.push(Vec::with_capacity(rooms));
+        self.left.reserve(2 * rooms);
     }
 
     /// Leaves a room, once.
@@ -79,8 +88,12 @@ impl<T> Pool<T> {
         self.left.push(number);
     }
 
+    pub(super) fn taken(&self) -> usize {
+        self.rooms() - self.left.len()
+    }
+
     /// How many rooms there are, taken or not. 2^32 fit into the memory of no machine.
     pub(super) fn rooms(&self) -> usize {
-        self.blocks.iter().map(Vec::len).sum()
+        self.rooms as usize
     }
 }

@@ -17,10 +17,10 @@
 //! A slot is a queue of records, in chunks of [`CHUNK`]: to read them in a row is what makes a move cheap. A slot that
 //! fills no more than one chunk does not move: it is sorted. So a CPU with few timers has in truth a short sorted array.
 //!
-//! The timer itself lies in a room, whose number its [`Key`] has. To cancel it is to empty the room, without a look at
-//! the slot: the record goes when the slot is moved or used up, or when most of its records are such. To unlink it from a
-//! list instead would be to wait for the memory of its neighbours, too. Rooms are used again, so key and record have the
-//! timer's own number besides.
+//! The timer itself lies in a room, whose number its [`Key`] has. To cancel it is to empty the room and to count, without
+//! a look at what is in the slot: the record goes when the slot is moved or used up, or when memory is short and most
+//! records are such. To unlink it from a list instead would be to wait for the memory of its neighbours, too. Rooms are
+//! used again, so key and record have the timer's own number besides.
 //!
 //! Source: Varghese and Lauck, "Hashed and Hierarchical Timing Wheels", 1987, scheme 7; that levels depend on where the
 //! wheel stands is the radix heap of Ahuja et al., 1990. DragonFly's `kern_timeout.c` has one level, of ticks.
@@ -111,7 +111,7 @@ impl<T> Wheel<T> {
         let deadline_ns = timer.deadline_ns;
         timer.number = 0;
         self.timers.leave(key.room);
-        self.forget_record(deadline_ns);
+        self.count_out(deadline_ns);
         value
     }
 
@@ -121,7 +121,7 @@ impl<T> Wheel<T> {
         let value = timer.value.take();
         let old_ns = timer.deadline_ns;
         timer.number = 0;
-        self.forget_record(old_ns);
+        self.count_out(old_ns);
         self.turn_to(now_ns);
         Some(self.set(key.room, deadline_ns, value))
     }
@@ -139,7 +139,9 @@ impl<T> Wheel<T> {
                 number,
             };
         }
-        self.push(Record { deadline_ns, key });
+        if self.push(Record { deadline_ns, key }) {
+            self.tidy_up(self.place(deadline_ns));
+        }
         key
     }
 
@@ -247,9 +249,9 @@ impl<T> Wheel<T> {
         })
     }
 
-    /// Puts a record at the end of its slot.
+    /// Puts a record at the end of its slot. True: in a chunk of its own.
     #[inline]
-    fn push(&mut self, record: Record) {
+    fn push(&mut self, record: Record) -> bool {
         self.step(1);
         let place = self.place(record.deadline_ns);
         self.occupied[place / SLOTS] |= 1 << (place % SLOTS);
@@ -259,8 +261,14 @@ impl<T> Wheel<T> {
         slot.timers += 1;
         slot.earliest_ns = slot.earliest_ns.min(record.deadline_ns);
         match self.chunks.get_mut(slot.last) {
-            Some(last) if usize::from(last.end) < CHUNK => last.push(record),
-            _ => Self::extend(&mut self.chunks, slot, record),
+            Some(last) if usize::from(last.end) < CHUNK => {
+                last.push(record);
+                false
+            }
+            _ => {
+                Self::extend(&mut self.chunks, slot, record);
+                true
+            }
         }
     }
 
@@ -304,19 +312,40 @@ impl<T> Wheel<T> {
         }
     }
 
-    /// Counts the record of a timer that is gone, and tidies its slot up if most of it are such.
-    fn forget_record(&mut self, deadline_ns: u64) {
+    /// One timer less in the slot of this deadline. The last one takes the records with it.
+    #[inline]
+    fn count_out(&mut self, deadline_ns: u64) {
         let place = self.place(deadline_ns);
-        let slot = &mut self.slots[place];
-        slot.timers -= 1;
-        if slot.timers == 0 {
-            let mut next = self.take_slot(place).first;
-            while let Some(chunk) = self.chunks.get(next) {
-                let used_up = mem::replace(&mut next, chunk.next);
-                self.chunks.leave(used_up);
-            }
-        } else if slot.records > 3 * slot.timers + CHUNK as u32 {
+        self.slots[place].timers -= 1;
+        if self.slots[place].timers == 0 {
+            self.empty(place);
+        }
+    }
+
+    fn empty(&mut self, place: usize) {
+        let mut next = self.take_slot(place).first;
+        while let Some(chunk) = self.chunks.get(next) {
+            let used_up = mem::replace(&mut next, chunk.next);
+            self.chunks.leave(used_up);
+        }
+    }
+
+    /// Leaves records without a timer where they are most: those of a slot that became a chunk longer, and those of all
+    /// slots before there are more chunks than ever. Each such record is read once, and one that stays at most as often.
+    #[cold]
+    #[inline(never)]
+    fn tidy_up(&mut self, place: usize) {
+        if self.slots[place].records > 2 * self.slots[place].timers {
             self.sift(place);
+        }
+        let slots: u32 = self.occupied.iter().map(|slots| slots.count_ones()).sum();
+        let needed = self.timers.taken().div_ceil(CHUNK) + slots as usize;
+        if self.chunks.taken() == self.chunks.rooms() && self.chunks.rooms() > 2 * needed {
+            for place in 0..self.slots.len() {
+                if self.slots[place].records > self.slots[place].timers {
+                    self.sift(place);
+                }
+            }
         }
     }
 

@@ -353,11 +353,18 @@ pub const CASES: &[Case] = &[
     timer_case(
         "cancel one of a million timers",
         &[
-            ours("ours", timers::cancel::<ours::Ours>, Goal::Of(0.5, "tokio")).because(
-                "two cache misses, one after the other: the sleep, then its room in the wheel; \
-                    tokio's lies in the sleep itself, which so cannot move to another CPU",
-            ),
+            ours("ours", timers::cancel::<ours::Ours>, Goal::Of(0.5, "tokio")),
             peer("tokio", timers::cancel::<TokioTimed>),
+        ],
+    ),
+    timer_case(
+        "replace one of a million timers",
+        &[
+            ours("ours", timers::replace::<ours::Ours>, Goal::Of(0.5, "tokio")).because(
+                "half of it is what cancelling put off: when two of three records have no timer any more, each is \
+                    looked up among the rooms of a million",
+            ),
+            peer("tokio", timers::replace::<TokioTimed>),
         ],
     ),
     timer_case(

@@ -113,6 +113,28 @@ pub fn cancel<R: Timed>(count: u64) -> Result<Sample> {
     cancel_of::<R>(count, count)
 }
 
+/// One turn: one of `count` timers is cancelled, and another inserted; each is four times, so that what either puts off is
+/// paid here.
+pub fn replace<R: Timed>(count: u64) -> Result<Sample> {
+    R::run(0, false, move || async move {
+        let mut timers = make::<R>(count, LONG);
+        timers.poll();
+        mean((0..4).map(|_| {
+            let mut others = make::<R>(count, LONG);
+            let watch = Stopwatch::one_thread();
+            let mut context = Context::from_waker(&COUNTING);
+            for (mut old, new) in timers.each().zip(others.each()) {
+                old.set(None);
+                let is_pending = |timer: Pin<&mut R::Timer>| timer.poll(&mut context).is_pending();
+                assert!(new.as_pin_mut().is_some_and(is_pending), "it is long");
+            }
+            let sample = watch.stop(count);
+            timers = others;
+            sample
+        }))
+    })
+}
+
 /// One turn: one of `count` timers, all of them due by now, fires.
 pub fn fire<R: Timed>(count: u64) -> Result<Sample> {
     fire_of::<R>(count, count)
