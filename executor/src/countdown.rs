@@ -11,6 +11,8 @@
 //! whoever comes last does what is to be done next, and may free what they share. Source: the acknowledgement mask of
 //! DragonFly `lwkt_cpusync`, where the master spins for it.
 
+#[cfg(not(loom))]
+use crate::sync::UnsafeCell;
 use crate::sync::{AtomicUsize, Fault, Ordering, fault};
 
 /// How many have still to end.
@@ -32,5 +34,35 @@ impl Countdown {
             Ordering::AcqRel
         };
         self.0.fetch_sub(1, order) == 1
+    }
+}
+
+/// What the last of them gets.
+#[cfg(not(loom))]
+#[derive(Debug)]
+pub struct Last<T> {
+    left: Countdown,
+    value: UnsafeCell<Option<T>>,
+}
+
+// SAFETY: the last one to count down alone touches the value, when all others have ended.
+#[cfg(not(loom))]
+unsafe impl<T: Send> Sync for Last<T> {}
+
+#[cfg(not(loom))]
+impl<T> Last<T> {
+    /// `value` goes to the last of `count`, which are at least 1.
+    pub fn new(count: usize, value: T) -> Self {
+        Self {
+            left: Countdown::new(count),
+            value: UnsafeCell::new(Some(value)),
+        }
+    }
+
+    /// One has ended, which gets the value if it was the last. Each of them calls this once.
+    pub fn count_down(&self) -> Option<T> {
+        let is_last = self.left.count_down();
+        // SAFETY: the last of them; none comes after.
+        is_last.then(|| self.value.with_mut(|value| unsafe { (*value).take() }))?
     }
 }

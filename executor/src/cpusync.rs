@@ -27,8 +27,8 @@ use crate::{
     countdown::Countdown,
     cpu::HELD,
     current,
-    ipi::{Message, answered, run_on, run_on_mask, send_between_polls, send_shared, send_to},
-    reply::ReplySlot,
+    ipi::{Message, answered, ask, run_on, run_on_mask, send_between_polls, send_shared, send_to},
+    reply::Owed,
 };
 use alloc::{collections::VecDeque, sync::Arc};
 use core::{
@@ -103,12 +103,12 @@ struct Control<A, E, R> {
     each: E,
     not_held: Countdown,
     not_done: Countdown,
-    reply: ReplySlot<R>,
 }
 
+/// What is the master's: the function, its result, and who is told of it.
 enum Alone<A, R> {
-    ToRun(A),
-    Ran(R),
+    ToRun(A, Owed<R>),
+    Ran(R, Owed<R>),
     Taken,
 }
 
@@ -134,7 +134,8 @@ where
     E: Fn(&Cpu) + Send + Sync + 'static,
     R: Send + 'static,
 {
-    let sync = {
+    let (awaited, answer) = ask();
+    {
         let here = current::current();
         let mut mask = mask.clone();
         mask.retain(|cpu| cpu.index() < here.node().cpu_count());
@@ -147,19 +148,15 @@ where
             not_held: Countdown::new(held.len()),
             mask,
             held,
-            alone: UnsafeCell::new(Alone::ToRun(alone)),
+            alone: UnsafeCell::new(Alone::ToRun(alone, answer)),
             each,
-            reply: ReplySlot::default(),
         });
-        let asked = sync.clone();
         send_between_polls(here.node().cpu(CpuId(0)), move |cpu0| {
-            let begin = Message::boxed(move |cpu0: &Cpu| hold_all(cpu0, asked));
+            let begin = Message::boxed(move |cpu0: &Cpu| hold_all(cpu0, sync));
             cpu0.mastership.ask(cpu0, begin);
         });
-        sync
-    };
-    // SAFETY: this future is the slot's one caller.
-    unsafe { answered(&sync.reply) }.await
+    }
+    answered(awaited).await
 }
 
 /// Runs `f` on every other CPU of `mask`, then on this one if it is in the mask. Nobody is held: they run it when they get
@@ -208,8 +205,8 @@ where
 {
     // SAFETY: on the master's CPU, which nothing else of this cpusync runs on now.
     let alone = unsafe { &mut *sync.alone.get() };
-    if let Alone::ToRun(run) = mem::replace(alone, Alone::Taken) {
-        *alone = Alone::Ran(run(master));
+    if let Alone::ToRun(run, answer) = mem::replace(alone, Alone::Taken) {
+        *alone = Alone::Ran(run(master), answer);
     }
     if sync.mask.is_empty() {
         finish(master, &sync);
@@ -237,9 +234,9 @@ fn finish<A, E, R: Send + 'static>(master: &Cpu, sync: &Control<A, E, R>) {
     master.let_go();
     master.stats.cpusyncs.add(1);
     // SAFETY: as in `go`.
-    if let Alone::Ran(result) = mem::replace(unsafe { &mut *sync.alone.get() }, Alone::Taken) {
-        // SAFETY: once per slot: `Ran` is taken once.
-        unsafe { sync.reply.reply(result) };
+    let alone = unsafe { &mut *sync.alone.get() };
+    if let Alone::Ran(result, answer) = mem::replace(alone, Alone::Taken) {
+        let _ = answer.answer(Some(master), result);
     }
     send_to(master.node().cpu(CpuId(0)), |cpu0| {
         cpu0.mastership.ended(cpu0);

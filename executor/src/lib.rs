@@ -32,7 +32,7 @@ pub mod parts {
         life::Life,
         mark::WakeMark,
         owner::{Flags, Owner, flag},
-        reply::{ReplySlot, Stored},
+        reply::{Awaited, Owed, Stored, pair},
         ring::{CAPACITY, Ring},
         room::Room,
         token::{Found, TokenWord},
@@ -44,6 +44,7 @@ mod inbox;
 mod life;
 mod mark;
 mod owner;
+mod packed;
 mod reply;
 mod ring;
 mod room;

@@ -100,6 +100,12 @@ impl Node {
         self.cpus.iter()
     }
 
+    /// True if `cpu` is one of this node's, and so alive.
+    #[inline]
+    pub(crate) fn has(&self, cpu: *const Cpu) -> bool {
+        self.cpus.as_ptr_range().contains(&cpu)
+    }
+
     /// How many CPUs there are.
     #[inline]
     pub fn cpu_count(&self) -> usize {

@@ -26,14 +26,13 @@
 //! Source: DragonFly `lwkt_msgport`; the typed form is argued in docs/decisions/typed-ports.md.
 
 use crate::{
-    Call, Cpu, CpuId,
-    call::{Flight, Slot},
-    critical, current,
+    Call, Cpu, CpuId, critical, current,
+    reply::{self, Awaited, Owed},
     room::Room,
     trace::Event,
 };
 use alloc::{boxed::Box, sync::Arc};
-use core::{cell::Cell, fmt, hint, marker::PhantomData};
+use core::{cell::Cell, fmt, hint, marker::PhantomData, ptr};
 
 mod bounded;
 mod elsewhere;
@@ -151,7 +150,7 @@ impl<S: Server> Own<S> {
 
     /// Queues a message, gives its receipt and tells the readers. Any context. Room was made for it.
     #[inline]
-    fn enqueue<M: Message>(&self, mut pending: Pending<M>, entrance: Option<Slot<()>>)
+    fn enqueue<M: Message>(&self, mut pending: Pending<M>, entrance: Option<Owed<()>>)
     where
         S: Serve<M>,
     {
@@ -332,16 +331,16 @@ fn enter_and_queue_call<S: Serve<M>, M: Message>(
     here: &Cpu,
     own: &Own<S>,
     message: M,
-) -> Slot<M::Reply> {
+) -> Awaited<M::Reply> {
     bounded::enter(home);
     queue_call(here, own, message)
 }
 
-fn queue_call<S: Serve<M>, M: Message>(here: &Cpu, own: &Own<S>, message: M) -> Slot<M::Reply> {
-    let slot: Slot<M::Reply> = Flight::new(here, ());
-    let pending = Pending::new(here.id(), message, ReplyTo::Caller(slot.clone()));
+fn queue_call<S: Serve<M>, M: Message>(here: &Cpu, own: &Own<S>, message: M) -> Awaited<M::Reply> {
+    let (awaited, owed) = reply::pair(ptr::from_ref(here).cast(), ());
+    let pending = Pending::new(here.id(), message, ReplyTo::Caller(owed));
     own.enqueue(pending, None);
-    slot
+    awaited
 }
 
 #[cfg(all(test, not(loom), not(shuttle)))]

@@ -75,8 +75,12 @@ pub enum Fault {
     JoinWithoutLooking,
     /// A thread that moves is handed over before its new owner is named.
     ArrivalBeforeOwner,
-    /// The reply slot stores DONE without handing over the waker.
+    /// A replier looks for a waker before it stores DONE, not with it.
     DoneWithoutSwap,
+    /// A caller leaves its waker without looking for the reply with it.
+    WaitWithoutExchange,
+    /// A replier that has no reply looks for the caller before it goes, not with it.
+    LoseWithoutSwap,
     /// The reply's DONE is stored with relaxed ordering, before the result is visible.
     RelaxedDone,
     /// The owner takes the remote free list with a load and a store.

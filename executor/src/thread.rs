@@ -157,11 +157,23 @@ impl ThreadRef {
     /// # Errors
     /// The waker, when it is somebody else's (a combinator's).
     pub(crate) fn from_waker(waker: Waker) -> Result<Self, Waker> {
-        if ptr::eq(waker.vtable(), &raw const WAKER) {
+        if Self::is_waker(&waker) {
             Ok(Self(ManuallyDrop::new(waker).data().cast()))
         } else {
             Err(waker)
         }
+    }
+
+    /// True if the waker is a thread's.
+    #[inline]
+    pub(crate) fn is_waker(waker: &Waker) -> bool {
+        ptr::eq(waker.vtable(), &raw const WAKER)
+    }
+
+    /// The thread's waker, with this count.
+    #[inline]
+    pub(crate) fn into_waker(self) -> Waker {
+        unsafe_waker(self.into_raw())
     }
 
     /// Gives the count to whoever holds the pointer from now on.

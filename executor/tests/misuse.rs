@@ -13,6 +13,7 @@ use std::{
     cell::Cell,
     future::{pending, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
     rc::Rc,
     sync::{
         Arc, Mutex,
@@ -241,25 +242,43 @@ fn wakers_handles_and_ports_may_outlive_the_node() {
     });
 }
 
+/// Leaves it all to a thread.
+struct Later;
+impl Server for Later {
+    type Work = Pending<Add>;
+}
+impl Serve<Add> for Later {
+    fn put(&self, message: Add) -> Put<Add> {
+        Put::Later(message)
+    }
+    fn queue(pending: Pending<Add>) -> Pending<Add> {
+        pending
+    }
+}
+
+#[test]
+fn a_message_may_outlive_the_node_of_its_caller_and_be_answered_on_another() {
+    let (call, pending) = hosted::run(1, || async {
+        let port = Port::new(Later);
+        let mut call = port.handle().call(Add);
+        let first = poll_fn(|context| Poll::Ready(Pin::new(&mut call).poll(context))).await;
+        assert!(first.is_pending(), "this thread waits");
+        (call, port.receive().await)
+    });
+    // Where the caller waited is memory of nobody now.
+    hosted::run(1, move || async move {
+        pending.reply(());
+        call.await;
+    });
+}
+
 #[test]
 fn a_caller_of_another_node_may_go_before_its_reply() {
-    struct Keeper;
-    impl Server for Keeper {
-        type Work = Pending<Add>;
-    }
-    impl Serve<Add> for Keeper {
-        fn put(&self, message: Add) -> Put<Add> {
-            Put::Later(message)
-        }
-        fn queue(pending: Pending<Add>) -> Pending<Add> {
-            pending
-        }
-    }
     let serving = start(1);
     let (arrived, go) = (Arc::new(Event::new()), Arc::new(Event::new()));
     let (told, gone) = (arrived.clone(), go.clone());
     let port = serving.block_on(|| async move {
-        let port = Port::new(Keeper);
+        let port = Port::new(Later);
         let handle = port.handle();
         spawn("keeper", async move {
             let pending = port.receive().await;

@@ -1,7 +1,12 @@
 //! Functions on other CPUs, and waiting for what was sent.
 
 use super::{Message, Urgency, send, send_to};
-use crate::{Cpu, CpuId, CpuMask, countdown::Countdown, critical, current, reply::ReplySlot};
+use crate::{
+    Cpu, CpuId, CpuMask,
+    countdown::Last,
+    critical, current,
+    reply::{Awaited, Owed, pair},
+};
 use alloc::sync::Arc;
 use core::{future::poll_fn, sync::atomic::Ordering};
 
@@ -15,25 +20,24 @@ pub async fn run_on<R: Send + 'static>(
     cpu: CpuId,
     f: impl FnOnce(&Cpu) -> R + Send + 'static,
 ) -> R {
-    let slot = Arc::new(ReplySlot::default());
-    let answer = slot.clone();
+    let (awaited, answer) = ask();
     send_to(current::current().node().cpu(cpu), move |cpu| {
-        // SAFETY: once per slot.
-        unsafe { answer.reply(f(cpu)) }
+        // A caller that has gone needs no result.
+        let _ = answer.answer(Some(cpu), f(cpu));
     });
-    // SAFETY: this future is the slot's one caller.
-    unsafe { answered(&slot) }.await
+    answered(awaited).await
+}
+
+/// A reply for the thread that runs here, and what is owed for it.
+pub(crate) fn ask<R>() -> (Awaited<R>, Owed<R>) {
+    pair(current::pointer().cast(), ())
 }
 
 /// Waits for the reply.
-///
-/// # Safety
-/// The future is the slot's one caller.
-pub(crate) async unsafe fn answered<R>(slot: &ReplySlot<R>) -> R {
+pub(crate) async fn answered<R>(mut awaited: Awaited<R>) -> R {
     poll_fn(|context| {
         critical::assert_may_wait();
-        // SAFETY: the caller's promise.
-        unsafe { slot.poll(context.waker()) }
+        awaited.poll(context.waker())
     })
     .await
 }
@@ -69,27 +73,25 @@ where
 /// # Panics
 /// Outside of every CPU.
 pub async fn run_on_mask(mask: &CpuMask, f: impl Fn(&Cpu) + Send + Sync + 'static) -> usize {
-    let slot = {
+    let awaited = {
         let here = current::current();
         let mut mask = mask.clone();
         mask.retain(|cpu| cpu.index() < here.node().cpu_count());
         if mask.is_empty() {
             return 0;
         }
-        let slot = Arc::new(ReplySlot::default());
-        let (left, all, answer) = (Countdown::new(mask.len()), mask.len(), slot.clone());
+        let (awaited, answer) = ask();
+        let (answer, all) = (Last::new(mask.len(), answer), mask.len());
         let each = Arc::new(move |cpu: &Cpu| {
             f(cpu);
-            if left.count_down() {
-                // SAFETY: once per slot, by the last one.
-                unsafe { answer.reply(all) };
+            if let Some(answer) = answer.count_down() {
+                let _ = answer.answer(Some(cpu), all);
             }
         });
         send_shared(here, &mask, &each);
-        slot
+        awaited
     };
-    // SAFETY: this future is the slot's one caller.
-    unsafe { answered(&slot) }.await
+    answered(awaited).await
 }
 
 /// Runs `f` on every CPU of the node as [`send_to_mask`] does; ready when all of them have run it.
@@ -152,16 +154,13 @@ impl Sent {
     pub async fn wait(self) {
         if !self.is_done() {
             // From where it was sent: this thread may have moved since.
-            let slot = Arc::new(ReplySlot::default());
-            let answer = slot.clone();
+            let (awaited, answer) = ask();
             send_to(current::current().node().cpu(self.from), move |from| {
-                send_to(from.node().cpu(self.to), move |_| {
-                    // SAFETY: once per slot.
-                    unsafe { answer.reply(()) };
+                send_to(from.node().cpu(self.to), move |to| {
+                    let _ = answer.answer(Some(to), ());
                 });
             });
-            // SAFETY: this future is the slot's one caller.
-            unsafe { answered(&slot) }.await;
+            answered(awaited).await;
         }
     }
 }
@@ -170,22 +169,20 @@ impl Sent {
 ///
 /// This is how a copy that each CPU keeps is brought up to date (architecture rule 12; DragonFly `netmsg` chains).
 pub async fn chain(f: impl Fn(&Cpu) + Send + Sync + 'static) {
-    fn hop<F: Fn(&Cpu) + Send + Sync + 'static>(cpu: &Cpu, f: Arc<F>, done: Arc<ReplySlot<()>>) {
+    fn hop<F: Fn(&Cpu) + Send + Sync + 'static>(cpu: &Cpu, f: Arc<F>, done: Owed<()>) {
         f(cpu);
         let next = cpu.id().index() + 1;
         if next < cpu.node().cpu_count() {
             let target = cpu.node().cpu(CpuId(next as u16));
             send_to(target, move |cpu| hop(cpu, f, done));
         } else {
-            // SAFETY: the last hop alone replies.
-            unsafe { done.reply(()) };
+            let _ = done.answer(Some(cpu), ());
         }
     }
-    let slot = Arc::new(ReplySlot::default());
-    let (f, done) = (Arc::new(f), slot.clone());
+    let (awaited, done) = ask();
+    let f = Arc::new(f);
     send_to(current::current().node().cpu(CpuId(0)), move |cpu| {
         hop(cpu, f, done)
     });
-    // SAFETY: this future is the slot's one caller.
-    unsafe { answered(&slot) }.await;
+    answered(awaited).await;
 }

@@ -22,7 +22,7 @@ mod threads;
 pub use functions::{
     Sent, chain, run_on, run_on_all, run_on_mask, send_to_mask, sent_to, synchronize,
 };
-pub(crate) use functions::{answered, send_shared};
+pub(crate) use functions::{answered, ask, send_shared};
 pub(crate) use outbound::Outbound;
 pub(crate) use passive::Reminders;
 pub(crate) use threads::{send_arrival, send_detach, send_join, send_reply_wake, send_wake};

@@ -13,24 +13,24 @@ use super::{
     Full, Message, Place, Port, PortRef, Put, Serve, Server, handle::Sent, queue::Queue, queue_call,
 };
 use crate::{
-    call::{Call, Flight, Slot},
-    current,
+    Call, current,
+    reply::{self, Owed},
     room::Room,
     slab::has_room,
 };
-use alloc::{alloc::Layout, boxed::Box, collections::VecDeque, sync::Arc};
+use alloc::{boxed::Box, collections::VecDeque, sync::Arc};
 use core::cell::RefCell;
 
 /// Who waits for room at a bounded port: one entry for each message beyond the bound, with a slot if somebody wants to be
 /// told. Places are alike, so it does not matter which message the first in the line belongs to.
 pub(super) struct Line {
     room: Arc<Room>,
-    waiting: RefCell<VecDeque<Option<Slot<()>>>>,
+    waiting: RefCell<VecDeque<Option<Owed<()>>>>,
 }
 
 impl Line {
     /// A message was linked, the `len`th, with a place taken for it.
-    pub(super) fn arrived(&self, len: usize, entrance: Option<Slot<()>>) {
+    pub(super) fn arrived(&self, len: usize, entrance: Option<Owed<()>>) {
         if len > self.room.capacity() {
             self.waiting.borrow_mut().push_back(entrance);
         } else {
@@ -54,10 +54,10 @@ impl Line {
     }
 }
 
-fn let_in(entrance: Option<Slot<()>>) {
-    if let Some(slot) = entrance {
-        // SAFETY: in the line once, and out of it now. A poster that has gone needs no word.
-        let _ = unsafe { slot.answer(current::try_current(), ()) };
+fn let_in(entrance: Option<Owed<()>>) {
+    if let Some(owed) = entrance {
+        // A poster that has gone needs no word.
+        let _ = owed.answer(current::try_current(), ());
     }
 }
 
@@ -115,7 +115,7 @@ impl<S: Server> PortRef<S> {
         M::Reply: Send,
         S: Serve<M>,
     {
-        let enter = |message| match has_room(Layout::new::<Sent<S, M>>()) {
+        let enter = |message| match has_room(reply::layout::<M::Reply, Sent<S, M>>()) {
             true => try_enter(&self.home, message),
             false => Err(Full(message)),
         };
@@ -157,8 +157,8 @@ impl<S: Server> PortRef<S> {
             self.queue_post(message, None);
             return Call::ready(());
         }
-        let slot: Slot<()> = Flight::new(self.home.caller(), ());
-        self.queue_post(message, Some(slot.clone()));
-        Call::waiting(slot)
+        let (awaited, owed) = reply::pair(self.home.caller().cast(), ());
+        self.queue_post(message, Some(owed));
+        Call::waiting(awaited)
     }
 }

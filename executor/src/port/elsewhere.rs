@@ -1,26 +1,27 @@
 //! Readers on other CPUs: several threads of several CPUs may serve one port, and each message is received once.
 //!
 //! A reader asks the owner by IPI message and stands in the owner's line like any other. Its turn brings the message
-//! itself, through a reply slot:
+//! itself, as a reply:
 //!
 //! ```text
 //!   reader                                  owner
-//!   ask, wait in the slot                   its turn: take the message off, store it in the slot
-//!   goes away: leave the slot               refused, the reader has gone: put it back, next reader
+//!   ask, wait for the reply                 its turn: take the message off, reply with it
+//!   goes away: leave                        refused, the reader has gone: put it back, next reader
 //!   a message was there? send it back       put it back in front of its like, offer it
 //!   none? tell the owner to forget me       forget the readers that have gone
 //! ```
 //!
-//! The slot's word decides which of the two has the message, so it is never lost and never received twice (trap 48). No
+//! The reply's word decides which of the two has the message, so it is never lost and never received twice (trap 48). No
 //! queue is touched by two CPUs; DragonFly's spin port has a lock there.
 
 use super::{Place, PortRef, Server, queue::Linked, queue::Reader};
 use crate::{
-    call::{Flight, Slot},
     critical, current,
+    reply::{Awaited, pair},
 };
 use core::{
     future::poll_fn,
+    ptr,
     task::{Context, Poll},
 };
 
@@ -46,7 +47,7 @@ where
 {
     port: Place<S>,
     /// None once it has given the message.
-    slot: Option<Slot<Linked<S::Work>>>,
+    awaited: Option<Awaited<Linked<S::Work>>>,
 }
 
 impl<S: Server> Wanted<S>
@@ -59,21 +60,18 @@ where
             port.is_home_of(here),
             "a port is served by threads of its own node"
         );
-        let slot: Slot<_> = Flight::new(here, ());
-        let reader = slot.clone();
-        port.visit(move |_, own| own.queue.join(Reader::Elsewhere(reader)));
+        let (awaited, owed) = pair(ptr::from_ref(here).cast(), ());
+        port.visit(move |_, own| own.queue.join(Reader::Elsewhere(owed)));
         Self {
             port: port.clone(),
-            slot: Some(slot),
+            awaited: Some(awaited),
         }
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<S::Work> {
-        let slot = self.slot.as_ref().expect("polled until it is ready");
-        // SAFETY: this is the slot's one caller, and it has not left.
-        let answer = unsafe { slot.reply.poll(context.waker()) };
-        answer.map(|linked| {
-            self.slot = None;
+        let awaited = self.awaited.as_mut().expect("polled until it is ready");
+        awaited.poll(context.waker()).map(|linked| {
+            self.awaited = None;
             linked.message
         })
     }
@@ -84,9 +82,10 @@ where
     S::Work: Send,
 {
     fn drop(&mut self) {
-        let Some(slot) = self.slot.take() else { return };
-        // SAFETY: this is the slot's one caller, and polls no more.
-        match unsafe { slot.reply.leave() } {
+        let Some(awaited) = self.awaited.take() else {
+            return;
+        };
+        match awaited.leave() {
             Some(linked) => self.port.visit(move |_, own| {
                 critical::section(|| {
                     own.queue.put_back(linked);

@@ -7,12 +7,10 @@ use super::{
     Message, Own, Pending, Place, Put, ReplyTo, Serve, Server, bounded, call_local, number,
 };
 use crate::{
-    Call, Cpu, CpuId,
-    call::{Flight, Slot},
-    ipi,
+    Call, Cpu, CpuId, ipi,
+    reply::{self, Awaited, Owed},
 };
-use alloc::sync::Arc;
-use core::{cell::Cell, fmt, hint, ptr};
+use core::{cell::Cell, fmt, hint};
 
 /// A handle to a port, from any CPU.
 pub struct PortRef<S: Server> {
@@ -40,8 +38,8 @@ pub(super) struct Request<S: Server, M> {
     id: u32,
 }
 
-/// A call on its way to another CPU's port.
-pub(super) type Sent<S, M> = Flight<<M as Message>::Reply, Cell<Option<Request<S, M>>>>;
+/// What a call to another CPU's port sends along.
+pub(super) type Sent<S, M> = Cell<Option<Request<S, M>>>;
 
 impl<S: Server> PortRef<S> {
     /// The CPU that the port lives on.
@@ -70,7 +68,7 @@ impl<S: Server> PortRef<S> {
     }
 
     #[inline(never)]
-    fn enter_and_send_call<M>(&self, message: M) -> Slot<M::Reply>
+    fn enter_and_send_call<M>(&self, message: M) -> Awaited<M::Reply>
     where
         M: Message + Send,
         M::Reply: Send,
@@ -80,25 +78,28 @@ impl<S: Server> PortRef<S> {
         self.send_call(message)
     }
 
-    /// Not inlined with its caller, as everything that is not the inline answer. Gives the slot, in registers, and not the
+    /// Not inlined with its caller, as everything that is not the inline answer. Gives the caller's end, in a register, and not the
     /// Call: that would be written to memory in parts and read back as a whole, a stall longer than the inline answer.
-    pub(super) fn send_call<M>(&self, message: M) -> Slot<M::Reply>
+    pub(super) fn send_call<M>(&self, message: M) -> Awaited<M::Reply>
     where
         M: Message + Send,
         M::Reply: Send,
         S: Serve<M>,
     {
         /// # Safety
-        /// `a` is the counted flight made below, and this is the owner CPU or none.
+        /// `a` is the replier's end made below, and this is the owner CPU or none.
         unsafe fn arrive<S: Serve<M>, M: Message>(cpu: Option<&Cpu>, a: usize, _: usize) {
-            // SAFETY: as above; run once.
-            let slot = unsafe { Arc::from_raw(ptr::with_exposed_provenance::<Sent<S, M>>(a)) };
-            let request = slot.cargo.take().filter(|_| cpu.is_some());
+            // SAFETY: as above; run once. The cargo is its own, and Send.
+            let (owed, request) = unsafe {
+                let owed = Owed::<M::Reply>::from_raw(a);
+                let request = owed.cargo::<Sent<S, M>>().take();
+                (owed, request.filter(|_| cpu.is_some()))
+            };
             if let Some(Request { port, message, id }) = request {
                 let pending = Pending {
                     message: Some(message),
                     id,
-                    reply_to: ReplyTo::Caller(slot),
+                    reply_to: ReplyTo::Caller(owed),
                 };
                 // SAFETY: this is the owner CPU.
                 unsafe { port.own() }.enqueue(pending, None);
@@ -109,13 +110,19 @@ impl<S: Server> PortRef<S> {
             port: self.home.clone(),
             message,
         };
-        let flight = Flight::new(self.home.caller(), Cell::new(Some(request)));
+        let (awaited, owed) = reply::pair::<M::Reply, Sent<S, M>>(
+            self.home.caller().cast(),
+            Cell::new(Some(request)),
+        );
+        // If the node is gone, it is dropped here: nobody will answer.
+        let mut owed = Some(owed);
         self.home.with_owner(|owner| {
-            let sent = Arc::into_raw(flight.clone()).expose_provenance();
-            // SAFETY: the count just made goes with the message.
-            unsafe { ipi::send_word(owner, arrive::<S, M>, sent) };
+            if let Some(owed) = owed.take() {
+                // SAFETY: this end goes with the message.
+                unsafe { ipi::send_word(owner, arrive::<S, M>, owed.into_raw()) };
+            }
         });
-        flight
+        awaited
     }
 
     /// Sends a message that has no reply, from anywhere: other CPUs, IPI functions, outside of every CPU. Waits for nothing,
@@ -167,7 +174,7 @@ impl<S: Server> PortRef<S> {
 
     /// Queues a message that nobody waits for. Room was made for it.
     #[inline]
-    pub(super) fn queue_post<M>(&self, message: M, entrance: Option<Slot<()>>)
+    pub(super) fn queue_post<M>(&self, message: M, entrance: Option<Owed<()>>)
     where
         M: Message<Reply = ()> + Send,
         S: Serve<M>,

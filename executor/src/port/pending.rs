@@ -4,7 +4,7 @@
 //! dropped while its caller waits.
 
 use super::{Message, Put, Serve, reply_port::Land};
-use crate::{CpuId, call::Slot, current, trace::Event};
+use crate::{CpuId, current, reply::Owed, trace::Event};
 use alloc::boxed::Box;
 use core::{
     fmt,
@@ -29,7 +29,7 @@ pub(super) enum ReplyTo<R> {
     /// The message was posted.
     Nobody,
     /// It was called.
-    Caller(Slot<R>),
+    Caller(Owed<R>),
     /// It was sent.
     Port(Box<dyn Land<R>>),
 }
@@ -54,7 +54,7 @@ impl<M: Message> Pending<M> {
     /// True if the caller has asked to abort or has gone away: finishing or undoing is the server's choice. A reply is due
     /// all the same.
     pub fn is_aborted(&self) -> bool {
-        matches!(&self.reply_to, ReplyTo::Caller(slot) if slot.reply.is_aborted())
+        matches!(&self.reply_to, ReplyTo::Caller(owed) if owed.is_aborted())
     }
 
     /// Waits until the caller asks to abort or goes away; for ever, if that never happens. For a thread that has begun to
@@ -67,9 +67,8 @@ impl<M: Message> Pending<M> {
     /// As [`aborted`](Self::aborted), for a thread that holds many messages: it polls them all, and is woken to search them
     /// when one is aborted.
     pub fn poll_aborted(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        match &self.reply_to {
-            // SAFETY: whoever has the Pending is the slot's replier, and has it to itself.
-            ReplyTo::Caller(slot) => unsafe { slot.reply.watch(context.waker()) },
+        match &mut self.reply_to {
+            ReplyTo::Caller(owed) => owed.watch(context.waker()),
             ReplyTo::Nobody | ReplyTo::Port(_) => Poll::Pending,
         }
     }
@@ -87,9 +86,9 @@ impl<M: Message> Pending<M> {
         }
         match reply_to {
             ReplyTo::Nobody => {}
-            ReplyTo::Caller(slot) => {
-                // SAFETY: the slot was in this Pending and is out of it: one reply. A caller that has gone needs none.
-                let _ = unsafe { slot.answer(here, reply) };
+            ReplyTo::Caller(owed) => {
+                // A caller that has gone needs none.
+                let _ = owed.answer(here, reply);
             }
             ReplyTo::Port(landing) => landing.land(reply),
         }
@@ -123,7 +122,7 @@ impl<M: Message> Drop for Pending<M> {
     fn drop(&mut self) {
         let is_owed = match &self.reply_to {
             ReplyTo::Nobody => false,
-            ReplyTo::Caller(slot) => !slot.reply.is_gone(),
+            ReplyTo::Caller(owed) => !owed.is_gone(),
             ReplyTo::Port(_) => true,
         };
         // In a poll, a server lost a message; outside of one, its CPU is stopping.

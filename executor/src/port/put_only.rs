@@ -20,9 +20,8 @@
 
 use super::{Message, home::Home};
 use crate::{
-    Cpu, CpuId,
-    call::{Call, Flight, Slot},
-    critical,
+    Call, Cpu, CpuId, critical,
+    reply::{self, Awaited},
     trace::Event,
 };
 use core::{fmt, marker::PhantomData};
@@ -112,20 +111,19 @@ impl<S: 'static> PutRef<S> {
     }
 
     #[inline(never)]
-    fn send_call<M>(&self, message: M) -> Slot<M::Reply>
+    fn send_call<M>(&self, message: M) -> Awaited<M::Reply>
     where
         M: Message + Send,
         M::Reply: Send,
         S: Answer<M>,
     {
-        let slot: Slot<M::Reply> = Flight::new(self.home.caller(), ());
-        let answer = slot.clone();
+        let (awaited, owed) = reply::pair(self.home.caller().cast(), ());
         self.home.visit(move |here, server| {
             let reply = put(here, server, message);
-            // SAFETY: the one message of this slot, which is run once. A caller that has gone needs no reply.
-            let _ = unsafe { answer.answer(Some(here), reply) };
+            // A caller that has gone needs no reply.
+            let _ = owed.answer(Some(here), reply);
         });
-        slot
+        awaited
     }
 
     /// Sends a message that has no reply, from anywhere.

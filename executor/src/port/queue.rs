@@ -16,7 +16,7 @@
 //! Source: DragonFly `lwkt_msgport` (two lists in each port; a spin port serves many readers).
 
 use super::bounded::Line;
-use crate::{call::Slot, critical, current};
+use crate::{critical, current, reply::Owed};
 use alloc::{boxed::Box, collections::VecDeque, rc::Rc};
 use core::{
     cell::{Cell, RefCell},
@@ -54,7 +54,7 @@ pub(super) enum Reader<W> {
         ready: Rc<Queue<usize>>,
         member: usize,
     },
-    Elsewhere(Slot<Linked<W>>),
+    Elsewhere(Owed<Linked<W>>),
 }
 
 /// A message that is off the queue, and can be put back in its place.
@@ -99,7 +99,7 @@ impl<W> Queue<W> {
     /// Links a message behind its like; [`offer`](Self::offer) tells the readers. `entrance` is answered when the message has
     /// room. In a critical section.
     #[inline(always)]
-    pub(super) fn link(&self, message: W, urgent: bool, entrance: Option<Slot<()>>) {
+    pub(super) fn link(&self, message: W, urgent: bool, entrance: Option<Owed<()>>) {
         let index = if urgent {
             self.urgent.get()
         } else {
@@ -166,10 +166,9 @@ impl<W> Queue<W> {
                     ready.link(member, false, None);
                     ready.offer();
                 }
-                Reader::Elsewhere(slot) => {
+                Reader::Elsewhere(owed) => {
                     let Some(linked) = self.remove(0) else { return };
-                    // SAFETY: a reader in the line has got nothing yet, and is out of it now.
-                    if let Err(refused) = unsafe { slot.answer(current::try_current(), linked) } {
+                    if let Err(refused) = owed.answer(current::try_current(), linked) {
                         self.put_back(refused);
                     }
                 }
@@ -245,9 +244,9 @@ impl<W> Queue<W> {
     /// Takes readers of other CPUs that have gone out of the line.
     pub(super) fn forget_gone(&self) {
         critical::section(|| {
-            self.readers.borrow_mut().retain(
-                |reader| !matches!(reader, Reader::Elsewhere(slot) if slot.reply.is_gone()),
-            );
+            self.readers
+                .borrow_mut()
+                .retain(|reader| !matches!(reader, Reader::Elsewhere(owed) if owed.is_gone()));
         });
     }
 

@@ -17,8 +17,8 @@ mod trace;
 
 use executor::{
     parts::{
-        CAPACITY, Countdown, Flags, Found, Inbox, Life, Owner, ReplySlot, Ring, Room, Stored,
-        TokenWord, WakeMark, flag,
+        Awaited, CAPACITY, Countdown, Flags, Found, Inbox, Life, Owed, Owner, Ring, Room, Stored,
+        TokenWord, WakeMark, flag, pair,
     },
     slab::{FreeNode, RemoteList, ZONE_SIZE, ZoneMap},
     sync::{Fault, planted},

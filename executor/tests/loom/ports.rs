@@ -1,52 +1,53 @@
-//! The reply slot, and the room of bounded ports.
+//! A reply on its way, and the room of bounded ports.
 
 use super::*;
+use std::ptr;
 
-// SAFETY of the models: each slot has one replier.
+fn reply<R>() -> (Awaited<R>, Owed<R>) {
+    pair(ptr::null(), ())
+}
+
+/// Polls until the reply is here, and sleeps in between.
+fn wait<R>(awaited: &mut Awaited<R>) -> R {
+    let bell = std::sync::Arc::new(Bell::default());
+    let waker = Waker::from(bell.clone());
+    let reply = loop {
+        match awaited.poll(&waker) {
+            Poll::Ready(reply) => break reply,
+            Poll::Pending => bell.0.sleep(),
+        }
+    };
+    assert!(bell.1.load(Ordering::Relaxed) <= 1);
+    reply
+}
 
 #[test]
 fn trap_43_a_reply_wakes_its_caller_once_and_is_visible_before_done() {
-    check(&[Fault::DoneWithoutSwap, Fault::RelaxedDone], || {
-        let slot = Arc::new(ReplySlot::<Box<u32>>::default());
-        let theirs = slot.clone();
-        // SAFETY: one reply per slot in this model.
-        let server = thread::spawn(move || unsafe { theirs.reply(Box::new(7)) });
-        let bell = std::sync::Arc::new(Bell::default());
-        let waker = Waker::from(bell.clone());
-        let reply = loop {
-            // SAFETY: this thread is the one caller of the slot.
-            match unsafe { slot.poll(&waker) } {
-                Poll::Ready(reply) => break reply,
-                Poll::Pending => bell.0.sleep(),
-            }
-        };
-        assert_eq!(*reply, 7);
-        assert!(bell.1.load(Ordering::Relaxed) <= 1);
+    let faults = [
+        Fault::DoneWithoutSwap,
+        Fault::RelaxedDone,
+        Fault::WaitWithoutExchange,
+    ];
+    check(&faults, || {
+        let (mut awaited, owed) = reply();
+        let server = thread::spawn(move || owed.reply(Box::new(7)));
+        assert_eq!(*wait(&mut awaited), 7);
         server.join().unwrap();
     });
 }
 
 #[test]
 fn a_caller_that_polls_again_with_another_waker_is_woken_by_the_newest() {
-    check(&[Fault::DoneWithoutSwap], || {
-        let slot = Arc::new(ReplySlot::<u32>::default());
-        let theirs = slot.clone();
-        // SAFETY: one reply per slot in this model.
-        let server = thread::spawn(move || unsafe { theirs.reply(7) });
+    let faults = [Fault::DoneWithoutSwap, Fault::WaitWithoutExchange];
+    check(&faults, || {
+        let (mut awaited, owed) = reply();
+        let server = thread::spawn(move || owed.reply(7));
         let old = Waker::from(std::sync::Arc::new(Bell::default()));
-        let bell = std::sync::Arc::new(Bell::default());
-        let new = Waker::from(bell.clone());
-        // SAFETY: this thread is the one caller of the slot.
-        let mut reply = unsafe { slot.poll(&old) };
-        while reply.is_pending() {
-            reply = unsafe { slot.poll(&new) };
-            if reply.is_pending() {
-                bell.0.sleep();
-                // SAFETY: this thread is the one caller of the slot.
-                reply = unsafe { slot.poll(&new) };
-            }
-        }
-        assert_eq!(reply, Poll::Ready(7));
+        let reply = match awaited.poll(&old) {
+            Poll::Ready(reply) => reply,
+            Poll::Pending => wait(&mut awaited),
+        };
+        assert_eq!(reply, 7);
         server.join().unwrap();
     });
 }
@@ -63,30 +64,28 @@ impl Drop for Token {
 #[test]
 fn trap_39_a_reply_belongs_to_one_side_when_the_caller_goes_away_at_any_moment() {
     // The reply may be a message on its way to a reader: one side has it in the end, and not both.
-    check(&[Fault::LeaveWithoutSwap], || {
-        let slot = Arc::new(ReplySlot::<Token>::default());
+    let faults = [Fault::LeaveWithoutSwap, Fault::DoneWithoutSwap];
+    check(&faults, || {
+        let (mut awaited, owed) = reply();
         let (dropped, found) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (theirs, token, theirs_found) = (slot.clone(), Token(dropped.clone()), found.clone());
+        let (token, theirs_found) = (Token(dropped.clone()), found.clone());
         let server = thread::spawn(move || {
-            let gone = theirs.is_gone();
-            // SAFETY: one reply per slot in this model.
-            match unsafe { theirs.store(token) } {
+            let gone = owed.is_gone();
+            match owed.store(token) {
                 Stored::Kept => assert!(!gone),
-                Stored::Wake(waker) => waker.wake(),
+                Stored::Wake(waker, _) => waker.wake(),
                 Stored::Refused(_) => drop(theirs_found.fetch_add(1, Ordering::Relaxed)),
             }
         });
         let waker = Waker::from(std::sync::Arc::new(Bell::default()));
-        // SAFETY: this thread is the one caller of the slot.
-        let got = match unsafe { slot.poll(&waker) } {
+        let got = match awaited.poll(&waker) {
             Poll::Ready(token) => Some(token),
-            // SAFETY: as above.
-            Poll::Pending => unsafe { slot.leave() },
+            Poll::Pending => awaited.leave(),
         };
         if got.is_some() {
             found.fetch_add(1, Ordering::Relaxed);
         }
-        drop((got, slot));
+        drop(got);
         server.join().unwrap();
         assert_eq!(found.load(Ordering::Relaxed), 1, "lost, or twice");
         assert_eq!(dropped.load(Ordering::Relaxed), 1);
@@ -94,38 +93,39 @@ fn trap_39_a_reply_belongs_to_one_side_when_the_caller_goes_away_at_any_moment()
 }
 
 #[test]
+fn the_last_of_the_two_ends_frees_what_they_share_also_when_there_is_no_reply() {
+    let faults = [Fault::LeaveWithoutSwap, Fault::LoseWithoutSwap];
+    check(&faults, || {
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let (mut awaited, owed) = pair::<u32, _>(ptr::null(), Token(dropped.clone()));
+        let server = thread::spawn(move || drop(owed));
+        let waker = Waker::from(std::sync::Arc::new(Bell::default()));
+        assert!(awaited.poll(&waker).is_pending());
+        assert!(awaited.poll(&waker).is_pending(), "for ever");
+        assert!(awaited.leave().is_none());
+        server.join().unwrap();
+        assert_eq!(dropped.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
 fn trap_40_an_abort_wakes_a_server_that_watches_and_the_reply_the_caller() {
     check(&[Fault::AbortWithoutSwap, Fault::DoneWithoutSwap], || {
-        let slot = Arc::new(ReplySlot::<u32>::default());
-        let theirs = slot.clone();
+        let (mut awaited, mut owed) = reply();
         let server = thread::spawn(move || {
             let bell = std::sync::Arc::new(Bell::default());
             let watcher = Waker::from(bell.clone());
-            // SAFETY: this thread is the slot's one replier.
-            while unsafe { theirs.watch(&watcher) }.is_pending() {
+            while owed.watch(&watcher).is_pending() {
                 bell.0.sleep();
             }
             assert!(bell.1.load(Ordering::Relaxed) <= 1, "one abort");
-            // SAFETY: as above; one reply.
-            unsafe { theirs.reply(7) };
+            owed.reply(7);
         });
-        let bell = std::sync::Arc::new(Bell::default());
-        let waker = Waker::from(bell.clone());
-        // SAFETY: this thread is the one caller of the slot.
-        assert!(
-            unsafe { slot.poll(&waker) }.is_pending(),
-            "it waits for the abort"
-        );
-        assert!(slot.abort());
-        assert!(!slot.abort(), "asked once");
-        let reply = loop {
-            // SAFETY: this thread is the one caller of the slot.
-            match unsafe { slot.poll(&waker) } {
-                Poll::Ready(reply) => break reply,
-                Poll::Pending => bell.0.sleep(),
-            }
-        };
-        assert_eq!(reply, 7);
+        let waker = Waker::from(std::sync::Arc::new(Bell::default()));
+        assert!(awaited.poll(&waker).is_pending(), "it waits for the abort");
+        assert!(awaited.abort());
+        assert!(!awaited.abort(), "asked once");
+        assert_eq!(wait(&mut awaited), 7);
         server.join().unwrap();
     });
 }
@@ -135,28 +135,22 @@ fn a_server_that_watches_again_with_another_waker_is_woken_by_the_newest() {
     check(
         &[Fault::AbortWithoutSwap, Fault::WatchWithoutTakingBack],
         || {
-            let slot = Arc::new(ReplySlot::<u32>::default());
-            let theirs = slot.clone();
+            let (awaited, mut owed) = reply();
             let server = thread::spawn(move || {
                 let old = Waker::from(std::sync::Arc::new(Bell::default()));
                 let bell = std::sync::Arc::new(Bell::default());
                 let new = Waker::from(bell.clone());
-                // SAFETY: this thread is the slot's one replier.
-                let mut told = unsafe { theirs.watch(&old) };
+                let mut told = owed.watch(&old);
                 while told.is_pending() {
-                    // SAFETY: as above.
-                    told = unsafe { theirs.watch(&new) };
+                    told = owed.watch(&new);
                     if told.is_pending() {
                         bell.0.sleep();
                     }
                 }
-                assert!(theirs.is_aborted());
-                // SAFETY: as above; one reply.
-                unsafe { theirs.reply(7) };
+                assert!(owed.is_aborted());
+                owed.reply(7);
             });
-            // SAFETY: this thread is the one caller of the slot.
-            let _ = unsafe { slot.leave() };
-            drop(slot);
+            let _ = awaited.leave();
             server.join().unwrap();
         },
     );
@@ -165,26 +159,15 @@ fn a_server_that_watches_again_with_another_waker_is_woken_by_the_newest() {
 #[test]
 fn trap_41_an_abort_that_races_with_the_reply_costs_neither() {
     check(&[Fault::DoneWithoutSwap], || {
-        let slot = Arc::new(ReplySlot::<u32>::default());
-        let theirs = slot.clone();
+        let (mut awaited, mut owed) = reply();
         let server = thread::spawn(move || {
             let watcher = Waker::from(std::sync::Arc::new(Bell::default()));
-            // SAFETY: this thread is the slot's one replier.
-            let _ = unsafe { theirs.watch(&watcher) };
-            // SAFETY: as above; one reply.
-            unsafe { theirs.reply(7) };
+            let _ = owed.watch(&watcher);
+            owed.reply(7);
         });
-        let _ = slot.abort();
-        let bell = std::sync::Arc::new(Bell::default());
-        let waker = Waker::from(bell.clone());
-        let reply = loop {
-            // SAFETY: this thread is the one caller of the slot.
-            match unsafe { slot.poll(&waker) } {
-                Poll::Ready(reply) => break reply,
-                Poll::Pending => bell.0.sleep(),
-            }
-        };
-        assert_eq!((reply, slot.abort()), (7, false), "too late");
+        let _ = awaited.abort();
+        assert_eq!(wait(&mut awaited), 7);
+        assert!(!awaited.abort(), "too late");
         server.join().unwrap();
     });
 }

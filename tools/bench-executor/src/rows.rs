@@ -236,8 +236,9 @@ pub const CASES: &[Case] = &[
                 Goal::Of(0.3, "tokio LocalSet"),
             )
             .because(
-                "two threads are woken and polled, and the reply slot, which either side may \
-                    hold on another CPU, is counted and settled by locked operations",
+                "two threads are woken and polled, a message is queued and taken, and one allocation \
+                    made and freed; two locked operations, in which the ends of the call meet, since \
+                    either may be on another CPU",
             ),
             peer(
                 "tokio LocalSet",
