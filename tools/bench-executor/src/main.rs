@@ -20,6 +20,7 @@ mod slabs;
 mod timers;
 mod traffic;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -131,13 +132,17 @@ fn refuse_what_cannot_be(arguments: &Arguments) {
         );
         refuse(ErrorKind::InvalidValue, message);
     }
-    if let Some(name) = &arguments.subject
-        && !rows().any(|case| case.subjects.iter().any(|subject| subject.name == *name))
-    {
-        refuse(
-            ErrorKind::InvalidValue,
-            format!("no such subject: {name}\n"),
-        );
+    if let Some(name) = &arguments.subject {
+        let subjects = rows().flat_map(|case| case.subjects);
+        let names: BTreeSet<_> = subjects.map(|subject| subject.name).collect();
+        if !names.contains(name.as_str()) {
+            let names: Vec<_> = names.into_iter().collect();
+            let message = format!(
+                "no subject of these rows is called `{name}`; they are:\n  {}\n",
+                names.join("\n  ")
+            );
+            refuse(ErrorKind::InvalidValue, message);
+        }
     }
     if let Some(file) = &arguments.svg
         && let Err(error) = std::fs::File::options()

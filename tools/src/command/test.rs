@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::host;
@@ -39,6 +39,13 @@ enum Part {
     Seeds,
     /// Whole systems: under QEMU, and as processes
     System,
+}
+
+impl Part {
+    /// It consists of tests with names, which a filter chooses from.
+    fn has_names(self) -> bool {
+        !matches!(self, Self::Format | Self::Lint | Self::Kernel | Self::Seeds)
+    }
 }
 
 /// Run every test there is; the last line counts them.
@@ -100,13 +107,18 @@ pub fn run(mut arguments: Arguments) -> Result<ExitCode> {
         arguments.parts = vec![part];
         arguments.filter = None;
     }
-    let parts = match &arguments.parts[..] {
-        [] => Part::value_variants(),
-        some => some,
+    let parts: Vec<Part> = match (&arguments.parts[..], &arguments.filter) {
+        ([], None) => Part::value_variants().to_vec(),
+        ([], Some(_)) => Part::value_variants()
+            .iter()
+            .copied()
+            .filter(|part| part.has_names())
+            .collect(),
+        (some, _) => some.to_vec(),
     };
     let start = Instant::now();
     let mut total = Tally::default();
-    for part in parts {
+    for part in &parts {
         let began = Instant::now();
         let tally = run_part(*part, &arguments)?;
         let name = format!("{part:?}").to_lowercase();
@@ -128,6 +140,11 @@ pub fn run(mut arguments: Arguments) -> Result<ExitCode> {
     } = total;
     println!("in {:.0} s", start.elapsed().as_secs_f64());
     println!("{passed} passed, {failed} failed, {skipped} skipped");
+    if let Some(filter) = &arguments.filter
+        && total == Tally::default()
+    {
+        bail!("no test's name contains `{filter}`");
+    }
     Ok(if failed == 0 {
         ExitCode::SUCCESS
     } else {
