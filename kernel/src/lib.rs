@@ -18,6 +18,7 @@ pub mod console;
 pub mod debugger;
 pub mod drivers;
 pub mod log;
+pub mod names;
 pub mod network;
 pub mod platform;
 pub mod report;

@@ -2,7 +2,7 @@
 //!
 //! Which cargo and which standard library is decided by scripts/setup.sh alone and arrives in the
 //! environment; without it (a plain `cargo test`) the cargo that runs us builds with the target as
-//! rustup ships it.
+//! rustup ships it. What boots is what cargo has linked with the names of its functions put in ([`names`]).
 
 use std::env;
 use std::path::PathBuf;
@@ -12,21 +12,27 @@ use anyhow::{Context, Result, bail};
 
 use crate::host;
 
+pub mod names;
+
 /// The kernel's target triple.
 pub const TARGET: &str = "x86_64-unknown-none";
 
-/// Where the built kernel lies; `ANAX_KERNEL` names another one.
-fn path() -> PathBuf {
-    match env::var_os("ANAX_KERNEL") {
-        Some(path) => PathBuf::from(path),
-        None => host::target_directory().join(TARGET).join("kernel/anax"),
-    }
+/// Where cargo leaves the kernel, without names.
+pub fn linked() -> PathBuf {
+    host::target_directory().join(TARGET).join("kernel/anax")
 }
 
 /// Brings the kernel up to date and says where it is. A kernel named by `ANAX_KERNEL` is taken as
 /// it is.
 pub fn build() -> Result<PathBuf> {
-    build_unless_named("ANAX_KERNEL", path(), command)
+    if let Some(named) = env::var_os("ANAX_KERNEL") {
+        return build_unless_named("ANAX_KERNEL", PathBuf::from(named), command);
+    }
+    let linked = build_unless_named("ANAX_KERNEL", linked(), command)?;
+    // A file of its own: cargo's is cargo's, and may be in use by somebody who builds at the same time.
+    let named = linked.with_file_name("anax-named");
+    names::add(&linked, &named)?;
+    Ok(named)
 }
 
 /// Brings the kernel as a process up to date and says where it is. One named by `ANAX_VKERNEL` is

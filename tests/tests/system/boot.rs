@@ -1,5 +1,6 @@
 //! Kinds of nodes, machines, numbers of CPUs, little memory, and ways to end.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tests::{COMMAND_LIMIT, Turn, boot, node, on_both, run};
@@ -190,14 +191,10 @@ fn the_watchdog_says_which_thread_does_not_await_and_where_it_is(kind: NodeKind)
         .skip(1)
         .take_while(|line| line.starts_with("  ") || line.starts_with("backtrace"));
     let frames: Vec<&str> = frames.collect();
+    let function = "kernel::commands::threads::spin::{";
+    assert!(frames.iter().any(|line| line.contains(function)), "{text}");
     let wanted = match kind {
-        NodeKind::Vm(_) => {
-            frames
-                .iter()
-                .filter(|line| line.starts_with("  0xffff"))
-                .count()
-                >= 3
-        }
+        NodeKind::Vm(_) => frames.iter().filter(|line| is_named(line)).count() >= 3,
         NodeKind::Vkernel => frames
             .iter()
             .any(|line| line.contains("kernel/src/commands/threads.rs")),
@@ -209,6 +206,53 @@ fn the_watchdog_says_which_thread_does_not_await_and_where_it_is(kind: NodeKind)
         "once for each poll: {text}"
     );
     assert!(run(&mut anax, "stat").contains(" 1 overruns"));
+}
+
+/// Whether a line of a VM's backtrace has the function beside the address.
+fn is_named(line: &str) -> bool {
+    line.strip_prefix("  0xffffffff")
+        .is_some_and(|line| line.contains("::") && line.contains("+0x"))
+}
+
+/// What `panic` prints on a VM of this kernel, from the message to the machine's end.
+fn panic_of(kernel: PathBuf) -> String {
+    let spec = NodeSpec {
+        kernel,
+        ..on_panic("poweroff", NodeKind::VM)
+    };
+    let mut anax = boot(&spec);
+    let position = anax.console().position();
+    anax.type_line("panic yes").unwrap();
+    anax.wait_for_exit(COMMAND_LIMIT).unwrap();
+    anax.console().text_since(position)
+}
+
+#[test]
+fn a_panic_on_hardware_names_the_functions() {
+    let _turn = Turn::take();
+    let text = panic_of(node(NodeKind::VM).kernel);
+    let called = "kernel::commands::machine::crash";
+    assert!(
+        text.lines()
+            .any(|line| is_named(line) && line.contains(called)),
+        "{text}"
+    );
+}
+
+/// As cargo alone builds it: the addresses are there.
+#[test]
+fn a_panic_of_an_image_without_names_has_the_addresses() {
+    let _turn = Turn::take();
+    // Builds it, if nobody has; where another kernel was named, there may be none.
+    let _ = tests::kernel(NodeKind::VM);
+    let linked = tools::kernel::linked();
+    if !linked.is_file() {
+        return tests::skip("ANAX_KERNEL names the kernel to test");
+    }
+    let text = panic_of(linked);
+    let frames = text.lines().filter(|line| line.starts_with("  0xffffffff"));
+    assert!(frames.count() >= 3, "{text}");
+    assert!(!text.lines().any(is_named), "{text}");
 }
 
 /// With `panic=halt` one can look around, and end it.

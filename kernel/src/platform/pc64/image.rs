@@ -1,9 +1,10 @@
 //! Where the linker put the parts of the image (`image.ld`), as physical ranges.
 //!
 //! Invariant: the symbols below are defined by the linker script; their addresses are taken, never their
-//! contents.
+//! contents, but for the one that counts the bytes behind it, which nobody writes.
 
 use super::physical::KERNEL_BASE;
+use crate::names::Names;
 use core::ops::Range;
 
 unsafe extern "C" {
@@ -15,7 +16,8 @@ unsafe extern "C" {
     safe static data_start: u8;
     safe static boot_stack_guard: u8;
     safe static boot_stack_top: u8;
-    safe static image_end: u8;
+    safe static data_end: u8;
+    safe static names_len: u64;
 }
 
 fn physical(symbol: &u8) -> u64 {
@@ -25,7 +27,7 @@ fn physical(symbol: &u8) -> u64 {
 /// The whole image with its boot part.
 pub fn whole() -> Range<u64> {
     // The boot part is linked at its physical address.
-    core::ptr::from_ref(&image_start).addr() as u64..physical(&image_end)
+    core::ptr::from_ref(&image_start).addr() as u64..names().end
 }
 
 /// Code.
@@ -40,7 +42,14 @@ pub fn rodata() -> Range<u64> {
 
 /// Variables and the boot stack.
 pub fn data() -> Range<u64> {
-    physical(&data_start)..physical(&image_end)
+    physical(&data_start)..physical(&data_end)
+}
+
+/// The names of the functions, in whole pages. The last part: how long it is says its first word.
+pub fn names() -> Range<u64> {
+    let start = physical(&data_end);
+    let len = size_of_val(&names_len) as u64 + names_len;
+    start..(start + len).next_multiple_of(4096)
 }
 
 /// The page below the boot stack.
@@ -52,6 +61,20 @@ pub fn boot_stack_guard_page() -> u64 {
 pub fn boot_stack() -> Range<u64> {
     let bottom = boot_stack_guard_page() + 4096 + KERNEL_BASE;
     bottom..core::ptr::from_ref(&boot_stack_top).addr() as u64
+}
+
+/// The function in which an address lies, and how far into it; unknown if the image has no names.
+pub fn function(address: u64) -> Option<(&'static str, u64)> {
+    let text = text();
+    let at = address.checked_sub(KERNEL_BASE + text.start)?;
+    if at >= text.end - text.start {
+        return None;
+    }
+    let table = core::ptr::with_exposed_provenance((&raw const names_len).expose_provenance() + 8);
+    // SAFETY: whoever puts a table there counts its bytes in the word before it. They are loaded and mapped with the
+    // word ([`names`]), and never written.
+    let table = unsafe { core::slice::from_raw_parts(table, names_len as usize) };
+    Names::new(table)?.find(at)
 }
 
 /// True for an address of the kernel's code.

@@ -137,6 +137,7 @@ pub fn build(memory_end: u64, huge_pages: bool) -> Option<Tables> {
         huge_pages,
     };
     let (text, rodata, data) = (image::text(), image::rodata(), image::data());
+    let names = image::names();
     let guard = image::boot_stack_guard_page();
     let linked = |at: u64| physical::KERNEL_BASE + at;
     let shown = |at: u64| physical::WINDOW + at;
@@ -148,9 +149,12 @@ pub fn build(memory_end: u64, huge_pages: bool) -> Option<Tables> {
         && tables.map(linked(rodata.start), rodata.clone(), Access::Read)
         && tables.map(linked(data.start), data.start..guard, Access::Write)
         && tables.map(linked(guard + PAGE), guard + PAGE..data.end, Access::Write)
+        && tables.map(linked(names.start), names.clone(), Access::Read)
         && tables.map(shown(0), 0..text.start, Access::Write)
         && tables.map(shown(text.start), text.start..rodata.end, Access::Read)
-        && tables.map(shown(rodata.end), rodata.end..end, Access::Write);
+        && tables.map(shown(rodata.end), rodata.end..names.start, Access::Write)
+        && tables.map(shown(names.start), names.clone(), Access::Read)
+        && tables.map(shown(names.end), names.end..end, Access::Write);
     done.then_some(tables)
 }
 

@@ -130,10 +130,10 @@ fn print_registers(frame: &TrapFrame) {
 /// Follows frame pointers (the image is built with them) as long as they climb within kernel stacks.
 pub(super) fn print_backtrace(at: Option<u64>, mut frame_pointer: u64) {
     early_println!(
-        "backtrace (names: addr2line -Cfie target/x86_64-unknown-none/kernel/anax ADDRESS..):"
+        "backtrace (lines: addr2line -Cfie target/x86_64-unknown-none/kernel/anax ADDRESS..):"
     );
     if let Some(at) = at {
-        early_println!("  {at:#018x}");
+        print_place(at);
     }
     for _ in 0..FRAMES_MAX {
         let whole = frame_pointer.is_multiple_of(8)
@@ -150,11 +150,19 @@ pub(super) fn print_backtrace(at: Option<u64>, mut frame_pointer: u64) {
             break;
         }
         // The call is before the return address; so a call that ends a function is not taken for the next.
-        early_println!("  {:#018x}", return_address - 1);
+        print_place(return_address - 1);
         if caller_frame <= frame_pointer {
             break;
         }
         frame_pointer = caller_frame;
+    }
+}
+
+/// A line of a backtrace.
+fn print_place(address: u64) {
+    match image::function(address) {
+        Some((name, into)) => early_println!("  {address:#018x} {name}+{into:#x}"),
+        None => early_println!("  {address:#018x}"),
     }
 }
 
