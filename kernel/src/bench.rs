@@ -169,14 +169,17 @@ impl Serve<Later> for Adder {
     }
 }
 
-/// A server on a CPU, which ends when `over` is set and somebody calls once more.
-async fn serve(cpu: CpuId, over: &Arc<AtomicBool>) -> PortRef<Adder> {
-    let over = over.clone();
+/// The last request. A message and not a flag: a server that sees a flag between two requests ends, and leaves the
+/// second one in its port.
+const THE_LAST: Later = Later(u64::MAX);
+
+/// A server on a CPU, which ends when it has answered [`THE_LAST`].
+async fn serve(cpu: CpuId) -> PortRef<Adder> {
     executor::run_on(cpu, move |_| {
         let port = Port::new(Adder);
         let handle = port.handle();
         spawn("bench server", async move {
-            while !over.load(Ordering::Acquire) {
+            loop {
                 match port.receive().await {
                     Work::Now(pending) => {
                         if let Err(pending) = pending.serve(port.server()) {
@@ -185,7 +188,10 @@ async fn serve(cpu: CpuId, over: &Arc<AtomicBool>) -> PortRef<Adder> {
                     }
                     Work::Later(pending) => {
                         let number = pending.message().0;
-                        pending.reply(number + 1);
+                        pending.reply(number.wrapping_add(1));
+                        if number == THE_LAST.0 {
+                            break;
+                        }
                     }
                 }
             }
@@ -258,8 +264,7 @@ async fn one_cpu(node: &Node, machine: &dyn Machine, output: &Output) {
         .line(format_args!("{}", since.figure("spawn and join", SOME)))
         .await;
 
-    let over = Arc::new(AtomicBool::new(false));
-    let port = serve(executor::current_cpu(), &over).await;
+    let port = serve(executor::current_cpu()).await;
     let since = Moment::now(node, machine);
     for number in 0..MANY {
         black_box(port.call(Now(number)).await);
@@ -278,8 +283,7 @@ async fn one_cpu(node: &Node, machine: &dyn Machine, output: &Output) {
     output
         .line(format_args!("{}", since.figure("port call, queued", SOME)))
         .await;
-    over.store(true, Ordering::Release);
-    port.call(Later(0)).await;
+    port.call(THE_LAST).await;
 
     let token = Token::new("bench");
     let guarded = Guarded::new(&token, 0u64);
@@ -330,8 +334,7 @@ async fn yields(total: u64) {
 }
 
 async fn two_cpus(node: &Node, machine: &dyn Machine, output: &Output) {
-    let over = Arc::new(AtomicBool::new(false));
-    let port = serve(CpuId(1), &over).await;
+    let port = serve(CpuId(1)).await;
     let awake = Awake::keep([0, 1].map(CpuId).into_iter()).await;
     let since = Moment::now(node, machine);
     for number in 0..SOME {
@@ -355,8 +358,7 @@ async fn two_cpus(node: &Node, machine: &dyn Machine, output: &Output) {
             since.figure("port call to another CPU, asleep", FEW)
         ))
         .await;
-    over.store(true, Ordering::Release);
-    port.call(Later(0)).await;
+    port.call(THE_LAST).await;
 }
 
 async fn all_cpus(node: &Node, machine: &dyn Machine, output: &Output) {
@@ -380,10 +382,9 @@ async fn all_cpus(node: &Node, machine: &dyn Machine, output: &Output) {
     let doubling = (1..16).map(|n| 1u16 << n).take_while(|count| *count < all);
     for count in doubling.chain([all]) {
         let cpus = || (0..count).map(CpuId);
-        let over = Arc::new(AtomicBool::new(false));
         let mut ports = Vec::new();
         for cpu in cpus() {
-            ports.push(serve(cpu, &over).await);
+            ports.push(serve(cpu).await);
         }
         let share = RING / u64::from(count);
         let since = Moment::now(node, machine);
@@ -405,9 +406,8 @@ async fn all_cpus(node: &Node, machine: &dyn Machine, output: &Output) {
                 )
             ))
             .await;
-        over.store(true, Ordering::Release);
         for port in ports {
-            port.call(Later(0)).await;
+            port.call(THE_LAST).await;
         }
     }
 }
