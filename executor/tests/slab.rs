@@ -3,7 +3,7 @@
 //! The heap against a model, batch by batch, is in `src/slab/heap/tests.rs`; what is here needs CPUs.
 
 use executor::{
-    Cpu, CpuId, Full, Message, Mobile, Pending, Port, Put, Serve, Server, critical, current,
+    Cpu, CpuId, Message, Mobile, Pending, Port, Put, Serve, Server, critical, current,
     hosted::{Hosted, Options},
     run_on,
     slab::{Heap, ObjectCache, ZONE_SIZE, ZoneMap, may_fail, try_box},
@@ -441,7 +441,10 @@ fn a_call_is_refused_where_memory_is_short_and_its_message_comes_back() {
             {
                 current().heap().fail_after(1);
                 let refused = port.try_call(Question(5)).map(drop);
-                assert_eq!(refused.map_err(|Full(Question(number))| number), Err(5));
+                assert_eq!(
+                    refused.map_err(|executor::Full(Question(number))| number),
+                    Err(5)
+                );
             }
             assert_eq!(port.try_call(Question(6)).ok().unwrap().await, 6);
             // And while packets, say, have taken what there is of every size: the executor itself goes on.
