@@ -255,7 +255,8 @@ impl World {
                 return Ok(());
             }
             if step_ns < event_ns {
-                self.now_ns = step_ns;
+                // A timer may be set to what is over by now: it interrupts at once, and time does not go back.
+                self.now_ns = step_ns.max(self.now_ns);
                 let (node, cpu) = self.place[index];
                 self.step(index, node, cpu)?;
             } else if let Some(Reverse((at_ns, _, slot))) = self.events.pop() {
