@@ -21,9 +21,15 @@ const KEPT: &[(&str, u64, usize, &str)] = &[
     ),
     (
         "executor",
-        23,
-        18,
+        101,
+        20,
         "a CPU that had fired its last timer took the hardware's for unset, and slept with it set to a time that was over",
+    ),
+    (
+        "executor",
+        6,
+        19,
+        "a CPU fell asleep with its timer set to what was over: the simulator woke it in the past, and time went back for everybody",
     ),
 ];
 

@@ -3,12 +3,14 @@
 //! The cast: nodes without a kernel, each with a few ports, tokens and events, and two dozen threads. The plot: each
 //! thread has a list of operations (sleep, yield, call, post, call and walk away, hold tokens over awaits, signal, run
 //! functions elsewhere, send with and without a doorbell, hold other CPUs, pass memory to another CPU, spawn and join,
-//! move). The end: every thread has come to its own,
-//! every message was handled once and in order, every node's memory is balanced.
+//! move). Some of the ports are desks (`desks.rs`): with many readers, of other CPUs too, with bounds and in sets, and
+//! with senders that abort what they have asked for. The end: every thread has come to its own, every message was handled
+//! once and in order, every node's memory is balanced.
 //!
 //! What must hold in the middle is checked by the threads themselves; what they find goes to the observer through
 //! [`Ledger`].
 
+mod desks;
 mod ledger;
 mod messages;
 mod program;
@@ -161,5 +163,9 @@ impl Observer for Promises {
 
 /// Whether an operation needs a thread that stays on its CPU.
 fn stays(operation: &Operation) -> bool {
-    matches!(operation, Operation::Hold { .. } | Operation::Section)
+    match operation {
+        Operation::Hold { .. } | Operation::Section => true,
+        Operation::Desk(operation) => operation.stays(),
+        _ => false,
+    }
 }

@@ -3,15 +3,17 @@
 //! Everything has its place before the node is switched on, so that a note allocates nothing: the memory of the node must
 //! be balanced at its end, and this is the world's.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use std::sync::{Arc, Mutex};
 
 use kernel::platform::arena::abroad;
 
+use super::desks::register::Register;
 use super::program::Program;
 
 /// The longest that a thread may wait after what it waits for has come.
-const BOUND_NS: u64 = 10_000_000;
+pub const BOUND_NS: u64 = 10_000_000;
 
 const DONE: u32 = u32::MAX;
 
@@ -44,8 +46,34 @@ struct EventNotes {
     signalled_ns: AtomicU64,
 }
 
+/// The promise that was broken first.
+#[derive(Default)]
+pub struct Verdict {
+    broken: Mutex<Option<(&'static str, String)>>,
+    is_broken: AtomicBool,
+}
+
+impl Verdict {
+    /// A promise is broken; the first one counts.
+    pub fn broken_is(&self, rule: &'static str, seen: impl FnOnce() -> String) {
+        abroad(|| {
+            let mut broken = self
+                .broken
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            broken.get_or_insert_with(|| (rule, seen()));
+            self.is_broken.store(true, Ordering::Relaxed);
+        });
+    }
+}
+
 /// The notes of one node.
 pub struct Ledger {
+    /// What happens to the papers of its desks.
+    pub register: Arc<Register>,
+    verdict: Arc<Verdict>,
+    /// The latest time that a thread has read from the node's clock.
+    latest_ns: AtomicU64,
     threads: Vec<ThreadNotes>,
     ports: usize,
     /// By sending CPU and port; those of urgent messages behind the others.
@@ -58,8 +86,6 @@ pub struct Ledger {
     events: Vec<EventNotes>,
     /// How many threads have not come to their end.
     left: AtomicU32,
-    broken: Mutex<Option<(&'static str, String)>>,
-    is_broken: AtomicBool,
     /// By token: what its holders added, each on its own.
     added: Vec<AtomicU64>,
     /// By token: what the guarded data said at the end.
@@ -70,7 +96,12 @@ impl Ledger {
     /// Empty notes for this program.
     pub fn new(program: &Program, cpus: usize) -> Self {
         let threads = program.threads.len();
+        let verdict = Arc::<Verdict>::default();
+        let register = Register::new(&program.offices, program.papers(), cpus, &verdict);
         Self {
+            register: Arc::new(register),
+            verdict,
+            latest_ns: AtomicU64::new(0),
             threads: (0..threads).map(|_| ThreadNotes::default()).collect(),
             ports: 2 * program.ports.len(),
             lanes: (0..cpus * 2 * program.ports.len())
@@ -83,8 +114,6 @@ impl Ledger {
                 .map(|_| EventNotes::default())
                 .collect(),
             left: AtomicU32::new(threads as u32),
-            broken: Mutex::new(None),
-            is_broken: AtomicBool::new(false),
             added: (0..program.tokens).map(|_| AtomicU64::new(0)).collect(),
             guarded: (0..program.tokens).map(|_| AtomicU64::new(0)).collect(),
         }
@@ -92,22 +121,16 @@ impl Ledger {
 
     /// A promise is broken; the first one counts.
     pub fn break_promise(&self, rule: &'static str, seen: impl FnOnce() -> String) {
-        abroad(|| {
-            let mut broken = self
-                .broken
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            broken.get_or_insert_with(|| (rule, seen()));
-            self.is_broken.store(true, Ordering::Relaxed);
-        });
+        self.verdict.broken_is(rule, seen);
     }
 
     /// What was broken first.
     pub fn broken(&self) -> Option<(&'static str, String)> {
-        if !self.is_broken.load(Ordering::Relaxed) {
+        if !self.verdict.is_broken.load(Ordering::Relaxed) {
             return None;
         }
-        self.broken
+        self.verdict
+            .broken
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
             .clone()
@@ -157,6 +180,12 @@ impl Ledger {
 
     /// A thread begins an operation.
     pub fn begins(&self, thread: usize, operation: usize, now_ns: u64) {
+        let latest_ns = self.latest_ns.fetch_max(now_ns, Ordering::Relaxed);
+        if now_ns < latest_ns {
+            self.break_promise("time does not go back", || {
+                format!("thread {thread} sees {now_ns} after {latest_ns}")
+            });
+        }
         let notes = &self.threads[thread];
         notes.operation.store(operation as u32, Ordering::Relaxed);
         notes.since_ns.store(now_ns.max(1), Ordering::Relaxed);
@@ -359,6 +388,6 @@ impl Ledger {
                 ));
             }
         }
-        None
+        self.register.unsettled()
     }
 }

@@ -1,5 +1,6 @@
 //! A random program: what it is made of.
 
+use super::desks::plan::{DeskOperation, DeskPlan, OfficePlan};
 use super::stays;
 use crate::random::Random;
 
@@ -54,6 +55,8 @@ pub enum Operation {
     Everywhere,
     /// Holds these CPUs and its own while a function runs, or runs one on each of them without.
     HoldStill { others: u64, quick: bool },
+    /// Something with a desk.
+    Desk(DeskOperation),
     /// Moves.
     Move(u16),
 }
@@ -76,6 +79,8 @@ pub struct Program {
     /// The CPU on which each event's waiter lives.
     pub events: Vec<u16>,
     pub tokens: usize,
+    /// Desks, some of them in sets.
+    pub offices: Vec<OfficePlan>,
 }
 
 impl Program {
@@ -86,10 +91,19 @@ impl Program {
         let ports: Vec<u16> = (0..ports).map(|_| cpu(random)).collect();
         let events: Vec<u16> = (0..events).map(|_| cpu(random)).collect();
         let tokens = random.within(1..=3) as usize;
+        let offices = random.within(1..=3);
+        let offices: Vec<OfficePlan> = (0..offices)
+            .map(|_| OfficePlan::invent(random, cpus))
+            .collect();
+        let desks: Vec<&DeskPlan> = offices.iter().flat_map(|office| &office.desks).collect();
         let threads = (0..random.within(3..=20)).map(|_| {
             let movable = random.below(4) == 0;
             let operation = |random: &mut Random| loop {
-                let invented = invent(random, cpus, ports.len(), events.len(), tokens);
+                let invented = if random.below(4) == 0 {
+                    Operation::Desk(DeskOperation::invent(random, cpus, &desks))
+                } else {
+                    invent(random, cpus, ports.len(), events.len(), tokens)
+                };
                 let fits = if movable {
                     !stays(&invented)
                 } else {
@@ -114,7 +128,18 @@ impl Program {
             ports,
             events,
             tokens,
+            offices,
         }
+    }
+
+    /// How many papers its threads write.
+    pub fn papers(&self) -> usize {
+        let operations = self.threads.iter().flat_map(|thread| &thread.operations);
+        let papers = operations.map(|operation| match operation {
+            Operation::Desk(operation) => operation.papers(),
+            _ => 0,
+        });
+        papers.sum()
     }
 
     /// The same with these threads only; the others are there, and do nothing.
@@ -131,6 +156,7 @@ impl Program {
     pub fn longest_ns(&self) -> u64 {
         let takes = |operation: &Operation| match operation {
             Operation::Sleep(ns) => *ns,
+            Operation::Desk(_) => 40 * MS,
             _ => MS,
         };
         let thread = |thread: &ThreadPlan| thread.operations.iter().map(takes).sum();

@@ -15,6 +15,8 @@ use executor::{
 };
 use futures_util::future::{Either, select};
 
+use super::desks::plan::DeskOperation;
+use super::desks::{self, Desks};
 use super::ledger::Ledger;
 use super::messages;
 use super::program::{Operation, Program};
@@ -177,6 +179,7 @@ struct Shared {
     ports: Vec<PortRef<Echo>>,
     events: Vec<Event>,
     tokens: Vec<(Token, Guarded<u64>)>,
+    desks: Arc<Desks>,
 }
 
 /// Starts a program; called on CPU 0.
@@ -204,8 +207,10 @@ pub fn start(node: &Arc<Node>, program: &Arc<Program>, ledger: &Arc<Ledger>) {
             let guarded = Guarded::new(&token, 0);
             (token, guarded)
         };
+        let desks = desks::open(&program.offices, &ledger.register).await;
         let shared = Arc::new(Shared {
             ledger,
+            desks,
             ports,
             events: program.events.iter().map(|_| Event::new()).collect(),
             tokens: (0..program.tokens).map(token).collect(),
@@ -298,6 +303,13 @@ async fn stay(shared: Arc<Shared>, program: Arc<Program>, number: usize, cpus: u
                         });
                 }
             }
+            Operation::Desk(DeskOperation::Letters {
+                desk,
+                manner,
+                count,
+                set,
+                leaves,
+            }) => desks::letters(&shared.desks, *desk, *manner, *count, *set, *leaves).await,
             other => common(&shared, number, other, cpus).await,
         }
         if *home != current_cpu() {
@@ -475,7 +487,24 @@ async fn common(shared: &Shared, number: usize, operation: &Operation, cpus: u16
         Operation::HoldStill { others, quick } => {
             messages::hold_still(ledger, others, quick).await;
         }
-        Operation::Hold { .. } | Operation::Section | Operation::Move(_) => {}
+        Operation::Desk(DeskOperation::Ask {
+            desk,
+            manner,
+            then,
+            polled,
+            refusable,
+        }) => desks::ask(&shared.desks, desk, manner, then, polled, refusable).await,
+        Operation::Desk(DeskOperation::Hand {
+            desk,
+            manner,
+            count,
+            urgent,
+            way,
+        }) => desks::hand(&shared.desks, desk, manner, count, urgent, way).await,
+        Operation::Hold { .. }
+        | Operation::Section
+        | Operation::Move(_)
+        | Operation::Desk(DeskOperation::Letters { .. }) => {}
     }
 }
 
