@@ -184,7 +184,8 @@ pub async fn open(plans: &[OfficePlan], register: &Arc<Register>) -> Arc<Desks> 
         for (group, (cpu, fickle)) in plan.far.iter().enumerate() {
             let (desks, port) = (desks.clone(), far[desk].clone());
             let place = Some((desk, plan.near.len() + group));
-            let reader = Reader::new(desks, group + 1, place, *fickle);
+            let stays = plan.has_steady_reader();
+            let reader = Reader::new(desks, group + 1, place, *fickle, stays);
             let body = move || async move {
                 attend(reader, || port.receive(), |work| (work, None)).await;
             };
@@ -211,7 +212,8 @@ fn open_office(first: usize, plan: &OfficePlan, desks: &Arc<Desks>) -> Vec<PortR
         handles.push(port.handle());
         for (place, fickle) in desk.near.iter().copied().enumerate() {
             let place = Some((first + number, place));
-            let reader = Reader::new(desks.clone(), 0, place, fickle);
+            let stays = desk.has_steady_reader();
+            let reader = Reader::new(desks.clone(), 0, place, fickle, stays);
             let port = port.clone();
             spawn("near reader", async move {
                 attend(reader, || port.receive(), |work| (work, Some(&*port))).await;
@@ -225,9 +227,10 @@ fn open_office(first: usize, plan: &OfficePlan, desks: &Arc<Desks>) -> Vec<PortR
         ports.push(port);
     }
     let ports = Rc::new(ports);
+    let stays = plan.set.contains(&false);
     for fickle in plan.set.iter().copied() {
         let (reader, set, ports) = (
-            Reader::new(desks.clone(), 0, None, fickle),
+            Reader::new(desks.clone(), 0, None, fickle, stays),
             set.clone(),
             ports.clone(),
         );

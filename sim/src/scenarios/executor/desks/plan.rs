@@ -93,6 +93,14 @@ pub struct DeskPlan {
     pub plain: bool,
 }
 
+impl DeskPlan {
+    /// Whether one of its own readers waits for whatever comes.
+    pub fn has_steady_reader(&self) -> bool {
+        let far = self.far.iter().map(|(_, fickle)| fickle);
+        far.chain(&self.near).any(|fickle| !fickle)
+    }
+}
+
 /// The desks of one CPU, and the readers of the set of them.
 #[derive(Clone, Debug)]
 pub struct OfficePlan {

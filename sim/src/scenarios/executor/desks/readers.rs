@@ -23,22 +23,28 @@ pub struct Reader {
     place: Option<(usize, usize)>,
     fickle: bool,
     patience_ns: u64,
+    /// How often it may lose patience before it goes for good.
+    returns: Option<u32>,
     served: u32,
 }
 
 impl Reader {
+    /// `others_stay`: a desk may be left for good, since others serve it.
     pub fn new(
         desks: Arc<Desks>,
         group: usize,
         place: Option<(usize, usize)>,
         fickle: bool,
+        others_stay: bool,
     ) -> Self {
+        let (desk, number) = place.unwrap_or_default();
         Self {
             desks,
             group,
             place,
             fickle,
             patience_ns: 500,
+            returns: others_stay.then_some((3 * desk + 5 * number + 7 * group) as u32 % 11),
             served: 0,
         }
     }
@@ -204,7 +210,7 @@ fn set_aside(desks: &Arc<Desks>, cpu: CpuId, limit_ns: u64, mut pending: Pending
     spawn_on(cpu, "aside", wait).detach();
 }
 
-/// Serves for ever what `receive` brings; `which` says at which port, if it is one of this CPU.
+/// Serves what `receive` brings, for ever or until it goes; `which` says at which port, if it is one of this CPU.
 pub async fn attend<'p, T, F: Future<Output = T>>(
     mut reader: Reader,
     receive: impl Fn() -> F,
@@ -216,7 +222,11 @@ pub async fn attend<'p, T, F: Future<Output = T>>(
                 let (work, port) = which(got);
                 reader.serve(work, port).await;
             }
-            None => reader.pause().await,
+            None => match &mut reader.returns {
+                Some(0) => return,
+                Some(returns) => *returns -= 1,
+                None => reader.pause().await,
+            },
         }
     }
 }
