@@ -163,6 +163,11 @@ impl Node {
         self.tell_what_to_watch();
     }
 
+    /// Whether run time is counted.
+    pub fn is_accounting(&self) -> bool {
+        self.accounting.load(Ordering::Relaxed) != 0
+    }
+
     fn tell_what_to_watch(&self) {
         let watched =
             self.trace_mask.load(Ordering::Relaxed) | self.accounting.load(Ordering::Relaxed);

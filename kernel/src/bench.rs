@@ -11,6 +11,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::fmt;
 use core::hint::black_box;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -31,10 +32,14 @@ const MANY: u64 = 200_000;
 const LOTS: u64 = 2_000_000;
 /// Operations of a row in which CPUs talk to each other.
 const SOME: u64 = 20_000;
+/// Bare turns between two awaits: so many that those do not count.
+const SOME_TURNS: u64 = 1_000;
 /// Calls of a ring, where more CPUs than cores take turns on the host.
 const RING: u64 = 4_000;
 /// Operations of a row in which a CPU sleeps and is woken.
 const FEW: u64 = 500;
+/// Between two rows.
+const PAUSE: Duration = Duration::from_millis(50);
 /// Threads that take turns.
 const THREADS: u64 = 10;
 
@@ -249,40 +254,36 @@ pub async fn run(node: &Node, machine: &dyn Machine, output: &Output) {
     }
 }
 
+/// Writes a row, and gives it the time to be read before the next one begins: `tools` asks the host what the machine has
+/// used when a row comes.
+async fn show(output: &Output, figure: Figure) {
+    output.line(format_args!("{figure}")).await;
+    sleep(PAUSE).await;
+}
+
 async fn one_cpu(node: &Node, machine: &dyn Machine, output: &Output) {
     let since = Moment::now(node, machine);
     yields(MANY).await;
-    output
-        .line(format_args!("{}", since.figure("yield, 10 threads", MANY)))
-        .await;
+    show(output, since.figure("yield, 10 threads", MANY)).await;
 
     let since = Moment::now(node, machine);
     for _ in 0..SOME {
         spawn("bench", async {}).await;
     }
-    output
-        .line(format_args!("{}", since.figure("spawn and join", SOME)))
-        .await;
+    show(output, since.figure("spawn and join", SOME)).await;
 
     let port = serve(executor::current_cpu()).await;
     let since = Moment::now(node, machine);
     for number in 0..MANY {
         black_box(port.call(Now(number)).await);
     }
-    output
-        .line(format_args!(
-            "{}",
-            since.figure("port call, answered at once", MANY)
-        ))
-        .await;
+    show(output, since.figure("port call, answered at once", MANY)).await;
 
     let since = Moment::now(node, machine);
     for number in 0..SOME {
         black_box(port.call(Later(number)).await);
     }
-    output
-        .line(format_args!("{}", since.figure("port call, queued", SOME)))
-        .await;
+    show(output, since.figure("port call, queued", SOME)).await;
     port.call(THE_LAST).await;
 
     let token = Token::new("bench");
@@ -293,31 +294,19 @@ async fn one_cpu(node: &Node, machine: &dyn Machine, output: &Output) {
             .hold(async |held| held.with(&guarded, |sum| *sum += 1))
             .await;
     }
-    output
-        .line(format_args!("{}", since.figure("token section", MANY)))
-        .await;
+    show(output, since.figure("token section", MANY)).await;
 
     let since = Moment::now(node, machine);
     for _ in 0..SOME {
         black_box(sleep(Duration::from_secs(60)).now_or_never());
     }
-    output
-        .line(format_args!(
-            "{}",
-            since.figure("timer set and cancelled", SOME)
-        ))
-        .await;
+    show(output, since.figure("timer set and cancelled", SOME)).await;
 
     let since = Moment::now(node, machine);
     for _ in 0..MANY {
         drop(black_box(Box::new([0u8; 64])));
     }
-    output
-        .line(format_args!(
-            "{}",
-            since.figure("allocate and free 64 bytes", MANY)
-        ))
-        .await;
+    show(output, since.figure("allocate and free 64 bytes", MANY)).await;
 }
 
 /// Threads of this CPU take turns, so many in all.
@@ -333,6 +322,77 @@ async fn yields(total: u64) {
     }
 }
 
+/// While it lives no run time is counted, so that a poll reads no clock.
+struct Unaccounted<'a> {
+    node: &'a Node,
+    before: bool,
+}
+
+impl<'a> Unaccounted<'a> {
+    fn begin(node: &'a Node) -> Self {
+        let before = node.is_accounting();
+        node.set_accounting(false);
+        Self { node, before }
+    }
+}
+
+impl Drop for Unaccounted<'_> {
+    fn drop(&mut self) {
+        self.node.set_accounting(self.before);
+    }
+}
+
+/// What is left of a thread without an executor: its place in a queue, a function to call, and memory that a turn
+/// loads and stores: as many lines as a thread's.
+#[derive(Default)]
+#[repr(align(64))]
+struct Bare<'a> {
+    next: Cell<Option<&'a Bare<'a>>>,
+    poll: Cell<Option<fn(&Bare<'a>)>>,
+    lines: [Line; 2],
+}
+
+#[derive(Default)]
+#[repr(align(64))]
+struct Line(Cell<u64>);
+
+/// The limit of [`yields`]: as many turns without an executor, but for an await every now and then, or the watchdog
+/// would have to say something. `clock` is called once a turn.
+async fn bare_turns(total: u64, clock: impl Fn()) {
+    let mut left = total;
+    while left > 0 {
+        let some = left.min(SOME_TURNS);
+        turn_bare(some, &clock);
+        left -= some;
+        yield_now().await;
+    }
+}
+
+/// A turn takes an object off the head of a list, puts it back at the tail, and calls it.
+fn turn_bare(turns: u64, clock: impl Fn()) {
+    fn poll(bare: &Bare<'_>) {
+        for Line(word) in &bare.lines {
+            word.set(word.get().wrapping_add(1));
+        }
+    }
+    let ring: [Bare<'_>; THREADS as usize] = Default::default();
+    for (bare, next) in ring.iter().zip(ring.iter().cycle().skip(1)) {
+        bare.next.set(Some(next));
+        bare.poll.set(Some(black_box(poll)));
+    }
+    let (mut head, mut tail) = (&ring[0], &ring[ring.len() - 1]);
+    for _ in 0..turns {
+        let (Some(next), Some(poll)) = (head.next.get(), head.poll.get()) else {
+            return;
+        };
+        tail.next.set(Some(head));
+        tail = head;
+        head = next;
+        poll(tail);
+        clock();
+    }
+}
+
 async fn two_cpus(node: &Node, machine: &dyn Machine, output: &Output) {
     let port = serve(CpuId(1)).await;
     let awake = Awake::keep([0, 1].map(CpuId).into_iter()).await;
@@ -340,24 +400,22 @@ async fn two_cpus(node: &Node, machine: &dyn Machine, output: &Output) {
     for number in 0..SOME {
         black_box(port.call(Later(number)).await);
     }
-    output
-        .line(format_args!(
-            "{}",
-            since.figure("port call to another CPU, awake", SOME)
-        ))
-        .await;
+    show(
+        output,
+        since.figure("port call to another CPU, awake", SOME),
+    )
+    .await;
     awake.let_go().await;
 
     let since = Moment::now(node, machine);
     for number in 0..FEW {
         black_box(port.call(Later(number)).await);
     }
-    output
-        .line(format_args!(
-            "{}",
-            since.figure("port call to another CPU, asleep", FEW)
-        ))
-        .await;
+    show(
+        output,
+        since.figure("port call to another CPU, asleep", FEW),
+    )
+    .await;
     port.call(THE_LAST).await;
 }
 
@@ -365,19 +423,39 @@ async fn all_cpus(node: &Node, machine: &dyn Machine, output: &Output) {
     let all = node.cpu_count() as u16;
     let doubling = (0..16).map(|n| 1u16 << n).take_while(|count| *count < all);
     for count in doubling.chain([all]) {
+        let share = LOTS / u64::from(count);
+        let row = |since: Moment<'_>, what: &str| {
+            since.figure(
+                alloc::format!("{what} on {count} CPUs"),
+                share * u64::from(count),
+            )
+        };
         let cpus = || (0..count).map(CpuId);
         let since = Moment::now(node, machine);
-        let share = LOTS / u64::from(count);
         on_each(cpus(), |_| move || yields(share)).await;
-        output
-            .line(format_args!(
-                "{}",
-                since.figure(
-                    alloc::format!("yield on {count} CPUs"),
-                    share * u64::from(count)
-                )
-            ))
-            .await;
+        show(output, row(since, "yield")).await;
+        let unaccounted = Unaccounted::begin(node);
+        let since = Moment::now(node, machine);
+        on_each(cpus(), |_| move || yields(share)).await;
+        show(output, row(since, "yield, no clock,")).await;
+        drop(unaccounted);
+        let since = Moment::now(node, machine);
+        on_each(cpus(), |_| move || bare_turns(share, || ())).await;
+        show(output, row(since, "bare turn")).await;
+        let since = Moment::now(node, machine);
+        on_each(cpus(), |_| {
+            move || async move {
+                if let Some(cpu) = executor::try_current() {
+                    let platform = cpu.node().platform();
+                    bare_turns(share, || {
+                        black_box(platform.ticks());
+                    })
+                    .await;
+                }
+            }
+        })
+        .await;
+        show(output, row(since, "bare turn, clock,")).await;
     }
     let doubling = (1..16).map(|n| 1u16 << n).take_while(|count| *count < all);
     for count in doubling.chain([all]) {
@@ -397,15 +475,14 @@ async fn all_cpus(node: &Node, machine: &dyn Machine, output: &Output) {
             }
         })
         .await;
-        output
-            .line(format_args!(
-                "{}",
-                since.figure(
-                    alloc::format!("ring of port calls on {count} CPUs"),
-                    share * u64::from(count),
-                )
-            ))
-            .await;
+        show(
+            output,
+            since.figure(
+                alloc::format!("ring of port calls on {count} CPUs"),
+                share * u64::from(count),
+            ),
+        )
+        .await;
         for port in ports {
             port.call(THE_LAST).await;
         }

@@ -186,16 +186,12 @@ fn add_sysctls(context: &Context) {
         move || read.watchdog_ns() / 1_000_000,
         move |ms| write.set_watchdog_ns(ms * 1_000_000),
     );
-    let (node, accounting) = (context.node.clone(), Rc::new(Cell::new(1)));
-    let read = accounting.clone();
+    let (read, write) = (context.node.clone(), context.node.clone());
     sysctls.add_settable(
         "lwkt.accounting",
         0..=1,
-        move || read.get(),
-        move |on| {
-            accounting.set(on);
-            node.set_accounting(on != 0);
-        },
+        move || u64::from(read.is_accounting()),
+        move |on| write.set_accounting(on != 0),
     );
     let (read, write) = (context.services.carp.clone(), context.services.carp.clone());
     sysctls.add_settable(

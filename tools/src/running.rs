@@ -5,7 +5,6 @@
 //! is started through `setpriv` where it exists, so that it dies with us even if we are killed without
 //! a chance to clean up.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::Sender;
@@ -14,6 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
 
 use crate::host;
 
@@ -264,18 +265,9 @@ impl RunningNode {
         let _ = self.child.wait();
     }
 
-    /// Processor time that the process has used, user and system, all its threads.
+    /// Processor time that the process has used.
     pub fn processor_time(&self) -> Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let after = stat.rsplit_once(')').context("unreadable /proc stat")?.1;
-        let ticks: u64 = after
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .flat_map(str::parse::<u64>)
-            .sum();
-        // Linux shows these in units of USER_HZ, which is 100 on x86-64.
-        Ok(Duration::from_millis(ticks * 10))
+        processor_time(self.process())
     }
 
     fn missing(&self, what: &str, limit: Duration) -> anyhow::Error {
@@ -301,6 +293,15 @@ impl Drop for RunningNode {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Processor time that a process has used, user and system, all its threads.
+///
+/// # Errors
+/// There is no such process.
+pub fn processor_time(process: u32) -> Result<Duration> {
+    let process = Pid::from_raw(process.cast_signed());
+    Ok(clock_getcpuclockid(process)?.now()?.into())
 }
 
 /// The same command, run so that the kernel of the host kills it when the thread that starts it

@@ -3,23 +3,29 @@
 //!
 //! An emulated CPU's nanoseconds are the emulator's. What holds there as on hardware are the counters (two busy CPUs
 //! exchange messages without one hardware interrupt) and how a cost changes with the number of CPUs, which is judged by
-//! the processor time that an operation takes: CPUs in excess of the host's cores wait for one another.
+//! the processor time that the node's process takes for an operation: CPUs in excess of the host's cores wait for one
+//! another, and for whatever else the host runs. Beside a yield stands a bare turn, which has no executor, among as many
+//! CPUs in the same run: what grows there, too, is the emulator's.
 
 use std::collections::BTreeMap;
-use std::thread::available_parallelism;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::report::Row;
+use super::report::{Row, median_and_spread};
 use crate::host;
 use crate::node::{NodeKind, NodeSpec};
+use crate::running::{ConsoleLine, processor_time};
 
 /// CPUs of the node whose every row is shown, and of the one that shows how costs scale.
 const FEW_CPUS: u32 = 2;
 const MANY_CPUS: u32 = 64;
 const START_LIMIT: Duration = Duration::from_secs(60);
 const BENCH_LIMIT: Duration = Duration::from_secs(300);
+/// How often the second is measured at most: it takes a quarter of a minute.
+const MANY_RUNS: u32 = 3;
 /// How much dearer an operation may be with many CPUs.
 const FLAT: f64 = 1.5;
 
@@ -31,9 +37,14 @@ struct Figure {
     cycles: Option<f64>,
     messages: f64,
     doorbells: f64,
+    /// Of the host's processors, for each.
+    processor_ns: f64,
 }
 
-/// Measures `runs` times with few CPUs and once with many. `say` gets the progress.
+/// The rows of a kernel's table.
+type Table = BTreeMap<String, Figure>;
+
+/// Measures `runs` times with few CPUs and up to three times with many. `say` gets the progress.
 ///
 /// # Errors
 /// A node did not do as it was told.
@@ -46,28 +57,40 @@ pub fn run(kind: NodeKind, runs: u32, mut say: impl FnMut(&str)) -> Result<Vec<R
             cpus,
             ..NodeSpec::new("anax", kind, kernel.clone())
         };
-        let mut node = spec.start(None)?;
+        let (sender, lines) = mpsc::channel::<ConsoleLine>();
+        let mut node = spec.start(Some(sender))?;
+        let process = node.process();
+        // A row is printed when it has been measured, and then the next one is.
+        let watch = thread::spawn(move || -> Vec<(String, Duration)> {
+            let used = |line: ConsoleLine| Some((line.text, processor_time(process).ok()?));
+            lines.into_iter().filter_map(used).collect()
+        });
         node.wait_for_prompt(START_LIMIT)?;
-        let text = node.command("bench", BENCH_LIMIT)?;
+        node.command("bench", BENCH_LIMIT)?;
         node.type_line("poweroff")?;
         node.wait_for_exit(START_LIMIT)?;
-        read(&text)
+        read(&watch.join().expect("it does not panic"))
     };
-    let few = (0..runs)
-        .map(|_| measure(FEW_CPUS))
-        .collect::<Result<Vec<_>>>()?;
-    let many = measure(MANY_CPUS)?;
+    let mut tables = |cpus, runs| {
+        (0..runs)
+            .map(|_| measure(cpus))
+            .collect::<Result<Vec<Table>>>()
+    };
+    let few = tables(FEW_CPUS, runs)?;
+    let many = tables(MANY_CPUS, runs.min(MANY_RUNS))?;
     Ok(rows(&few, &many))
 }
 
-/// The kernel's table, by the names of its rows.
-fn read(text: &str) -> Result<BTreeMap<String, Figure>> {
+/// The kernel's table, by the names of its rows, from its lines and the processor time that was used when they came.
+fn read(lines: &[(String, Duration)]) -> Result<Table> {
     let mut figures = BTreeMap::new();
-    for line in text
-        .lines()
-        .skip_while(|line| !line.starts_with("operation"))
-        .skip(1)
-    {
+    let mut lines = lines
+        .iter()
+        .skip_while(|(line, _)| !line.starts_with("operation"));
+    let mut before = lines.next().map_or(Duration::ZERO, |(_, used)| *used);
+    for (line, used) in lines {
+        let since = used.saturating_sub(before);
+        before = *used;
         let words: Vec<&str> = line.split_whitespace().collect();
         let Some((name, columns)) = words.len().checked_sub(5).map(|at| words.split_at(at)) else {
             continue;
@@ -80,20 +103,29 @@ fn read(text: &str) -> Result<BTreeMap<String, Figure>> {
                 cycles: (columns[2] != "-").then(|| number(2)).transpose()?,
                 messages: number(3)?,
                 doorbells: number(4)?,
+                processor_ns: since.as_nanos() as f64 / number(0)?,
             })
         };
         let figure = figure().with_context(|| format!("the kernel's bench printed: {line}"))?;
         figures.insert(name.join(" "), figure);
     }
     if figures.is_empty() {
-        bail!("the kernel's bench printed no figures: {text}");
+        bail!("the kernel's bench printed no figures");
     }
     Ok(figures)
 }
 
 const PING_PONG: &str = "port call to another CPU, awake";
 
-fn rows(few: &[BTreeMap<String, Figure>], many: &BTreeMap<String, Figure>) -> Vec<Row> {
+/// What is measured with one CPU or two and then with twice as many, and what of the emulator's that includes. A ring,
+/// whose CPUs wait for each other's wakes, is judged by the time that passes on the host's cores instead.
+const SCALING: [(&str, u32, Option<&str>); 3] = [
+    ("yield, no clock,", 1, Some("bare turn")),
+    ("yield", 1, Some("bare turn, clock,")),
+    ("ring of port calls", 2, None),
+];
+
+fn rows(few: &[Table], many: &[Table]) -> Vec<Row> {
     let mut rows = Vec::new();
     let row =
         |name: &str, unit: &str, samples: Vec<f64>| Row::new("executor", name, unit, &samples);
@@ -124,20 +156,32 @@ fn rows(few: &[BTreeMap<String, Figure>], many: &BTreeMap<String, Figure>) -> Ve
             });
         }
     }
-    let cores = available_parallelism().map_or(1, |cores| cores.get()) as f64;
-    for (what, first) in [("yield on", 1.0), ("ring of port calls on", 2.0)] {
-        let processor_ns = |cpus: f64| {
-            let figure = many.get(&format!("{what} {cpus} CPUs"))?;
-            Some(figure.ns * cores.min(cpus))
+    let cores = thread::available_parallelism().map_or(1, |cores| cores.get()) as f64;
+    // How much more of the host's processors it takes on so many CPUs, in each run.
+    let growth = |what: &str, first: u32, cpus: u32| -> Vec<f64> {
+        let of = |table: &Table, cpus: u32| {
+            let figure = table.get(&format!("{what} on {cpus} CPUs"))?;
+            Some(match first {
+                1 => figure.processor_ns,
+                _ => figure.ns * cores.min(f64::from(cpus)),
+            })
         };
-        let mut cpus = first * 2.0;
-        while cpus <= f64::from(MANY_CPUS) {
-            let ratio = processor_ns(cpus)
-                .zip(processor_ns(first))
-                .map(|(now, then)| now / then);
-            let name = format!("{what} {cpus} CPUs, beside {first}");
-            rows.push(row(&name, "x", ratio.into_iter().collect()).at_most(FLAT));
-            cpus *= 2.0;
+        many.iter()
+            .filter_map(|table| Some(of(table, cpus)? / of(table, first)?))
+            .collect()
+    };
+    for (what, first, bare) in SCALING {
+        let doubling = std::iter::successors(Some(first * 2), |cpus| Some(cpus * 2));
+        for cpus in doubling.take_while(|cpus| *cpus <= MANY_CPUS) {
+            let name = format!("{what} on {cpus} CPUs, beside {first}");
+            let scaling = row(&name, "x", growth(what, first, cpus));
+            rows.push(match bare {
+                None => scaling.at_most(FLAT),
+                Some(bare) => {
+                    let (limit, _) = median_and_spread(&growth(bare, first, cpus));
+                    scaling.beside(bare, limit).at_most(FLAT.max(limit))
+                }
+            });
         }
     }
     rows
@@ -154,21 +198,58 @@ yield, 10 threads                     200000        52.1       104         0    
 port call to another CPU, awake        20000      2621.5         -     40000         3\r
 ";
 
+    /// The lines of a table, 20 ms of processor time from each to the next.
+    fn lines(table: &str) -> Vec<(String, Duration)> {
+        let used = (0..).map(|row| Duration::from_millis(20 * row));
+        table.lines().map(str::to_owned).zip(used).collect()
+    }
+
     #[test]
     fn a_table_of_the_kernel_is_read() {
-        let figures = read(TABLE).unwrap();
+        let figures = read(&lines(TABLE)).unwrap();
         assert_eq!(figures.len(), 2);
         assert_eq!(figures["yield, 10 threads"].cycles, Some(104.0));
+        assert_eq!(figures["yield, 10 threads"].processor_ns, 100.0);
         assert_eq!(figures[PING_PONG].ns, 2621.5);
-        assert!(read("bench\r\nbench: no\r\n").is_err());
+        assert!(read(&lines("bench\r\nbench: no\r\n")).is_err());
     }
 
     #[test]
     fn a_doorbell_between_busy_cpus_is_a_failure() {
-        let rows = rows(&[read(TABLE).unwrap()], &BTreeMap::new());
+        let rows = rows(&[read(&lines(TABLE)).unwrap()], &[]);
         let doorbells = rows.iter().rfind(|row| row.row.contains("hardware IPIs"));
         assert!(!doorbells.unwrap().ok);
         // What the large node did not measure is not good either.
         assert!(rows.iter().filter(|row| row.unit == "x").all(|row| !row.ok));
+    }
+
+    /// A table in which each of these takes so much more processor time on 64 CPUs.
+    fn scaled(growth: &[(&str, f64)]) -> Table {
+        let figure = |processor_ns| Figure {
+            times: 1.0,
+            ns: 1.0,
+            cycles: None,
+            messages: 0.0,
+            doorbells: 0.0,
+            processor_ns,
+        };
+        let both = |(what, growth): &(&str, f64)| {
+            [(1, 10.0), (64, 10.0 * growth)]
+                .map(|(cpus, ns)| (format!("{what} on {cpus} CPUs"), figure(ns)))
+        };
+        growth.iter().flat_map(both).collect()
+    }
+
+    #[test]
+    fn what_grows_as_a_bare_turn_does_is_the_emulators() {
+        let good = |what: &str, table: Table| {
+            let name = format!("{what} on 64 CPUs, beside 1");
+            let rows = rows(&[], &[table]);
+            rows.iter().find(|row| row.row == name).unwrap().ok
+        };
+        let grown = |ours, bare| scaled(&[("yield", ours), ("bare turn, clock,", bare)]);
+        assert!(good("yield", grown(2.5, 6.0)));
+        assert!(good("yield", grown(1.4, 1.0)));
+        assert!(!good("yield", grown(2.5, 1.2)));
     }
 }
