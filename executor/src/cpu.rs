@@ -42,6 +42,8 @@ const PENDING_INTERRUPT: u32 = 2;
 const STOPPING: u8 = 1;
 /// Why a CPU's loop polls no thread: a cpusync holds it.
 pub(crate) const HELD: u8 = 2;
+/// Why a CPU's loop looks up between two polls: messages wait for room.
+pub(crate) const BACKLOG: u8 = 4;
 
 /// How many turns of a busy loop pass between two looks at clock and devices where no interrupt reaches it.
 const POLL_TURNS: u32 = 64;
@@ -110,11 +112,12 @@ pub struct Cpu {
     /// The tokens made here. Owner.
     pub(crate) tokens: RefCell<Vec<WeakToken>>,
     pub(crate) outbound: Box<[Outbound]>,
+    /// To how many CPUs messages wait for room. Owner.
     pub(crate) backlog: Cell<u32>,
     /// Whom this CPU has sent passive messages to.
     pub(crate) reminders: Reminders,
     pub(crate) mastership: Mastership,
-    /// [`STOPPING`] and [`HELD`]; 0 while threads are polled. Owner.
+    /// [`STOPPING`], [`HELD`] and [`BACKLOG`]; mostly 0, and one look at it is all that they cost. Owner.
     pub(crate) gate: Cell<u8>,
     /// The loop or a step of it runs. Owner.
     looping: Cell<bool>,

@@ -52,6 +52,7 @@ impl Default for Priority {
     }
 }
 
+/// Both null if it is empty.
 struct List {
     first: Cell<*const Header>,
     last: Cell<*const Header>,
@@ -81,9 +82,16 @@ impl List {
     }
 }
 
+/// The lists by rank, which is 0 for the largest priority: the first bit that is set is found faster than the last.
 pub(crate) struct RunQueue {
     filled: Cell<u32>,
     lists: [List; 32],
+}
+
+/// Where threads of this priority are.
+#[inline]
+fn rank(priority: Priority) -> u32 {
+    u32::from(!priority.value() & 31)
 }
 
 impl RunQueue {
@@ -105,23 +113,21 @@ impl RunQueue {
     /// The caller is the owner CPU in a critical section; `thread` is alive, stays so while queued, and is not queued.
     #[inline]
     pub(crate) unsafe fn push(&self, thread: &Header, last: bool) {
-        let priority = thread.priority.get().value();
-        let list = &self.lists[usize::from(priority & 31)];
-        if list.first.get().is_null() {
-            thread.next.set(ptr::null());
-            list.first.set(thread);
-            self.filled.set(self.filled.get() | 1 << priority);
-        } else {
-            // SAFETY: a non-empty list's last thread is queued, hence alive.
-            let tail = unsafe { &*list.last.get() };
+        let rank = rank(thread.priority.get());
+        let list = &self.lists[rank as usize];
+        // SAFETY: a non-empty list's last thread is queued, hence alive.
+        if let Some(tail) = unsafe { list.last.get().as_ref() } {
             if !last && thread.user_priority.get() > tail.user_priority.get() {
                 // SAFETY: the caller's promise.
                 unsafe { list.insert(thread) };
                 return;
             }
-            thread.next.set(ptr::null());
             tail.next.set(thread);
+        } else {
+            list.first.set(thread);
+            self.filled.set(self.filled.get() | 1 << rank);
         }
+        thread.next.set(ptr::null());
         list.last.set(thread);
     }
 
@@ -130,8 +136,8 @@ impl RunQueue {
     /// # Safety
     /// The caller is the owner CPU in a critical section; `thread` is queued here, and its priority has not changed since.
     pub(crate) unsafe fn remove(&self, thread: &Header) {
-        let priority = thread.priority.get().value();
-        let list = &self.lists[usize::from(priority & 31)];
+        let rank = rank(thread.priority.get());
+        let list = &self.lists[rank as usize];
         let next = thread.next.get();
         let mut previous: *const Header = ptr::null();
         let mut at = list.first.get();
@@ -149,7 +155,7 @@ impl RunQueue {
             list.last.set(previous);
         }
         if list.first.get().is_null() {
-            self.filled.set(self.filled.get() & !(1 << priority));
+            self.filled.set(self.filled.get() & !(1 << rank));
         }
     }
 
@@ -160,14 +166,15 @@ impl RunQueue {
         if filled == 0 {
             return None;
         }
-        let priority = 31 - filled.leading_zeros();
-        let list = &self.lists[priority as usize];
+        let rank = filled.trailing_zeros();
+        let list = &self.lists[rank as usize];
         let thread = list.first.get();
         // SAFETY: the bit says that the list is not empty, and a queued thread is alive.
         let next = unsafe { (*thread).next.get() };
         list.first.set(next);
         if next.is_null() {
-            self.filled.set(filled & !(1 << priority));
+            list.last.set(ptr::null());
+            self.filled.set(filled & !(1 << rank));
         }
         Some(thread)
     }

@@ -53,6 +53,10 @@ pub(crate) use crate::owner::flag;
 
 /// The part of a thread that does not depend on its future's type. A million idle threads have a million of these, so
 /// every byte is looked at: 144.
+///
+/// The order is one of words: a load may have to wait for an earlier store to the same eight bytes, even of others of them,
+/// and each turn stores the flags and loads the priority.
+#[repr(C)]
 pub(crate) struct Header {
     pub(crate) life: Life,
     pub(crate) owner: Owner<Cpu>,
@@ -62,23 +66,23 @@ pub(crate) struct Header {
     /// Neighbours in the owner's list of all threads.
     pub(crate) all_next: Cell<*const Header>,
     pub(crate) all_previous: Cell<*const Header>,
+    pub(crate) polls: Counter,
+    /// Wakes that came while it was queued, or too late.
+    pub(crate) spare_wakes: Counter,
+    pub(crate) messages: Counter,
+    pub(crate) run_ticks: Counter,
+    pub(crate) name: &'static str,
+    pub(crate) site: &'static Location<'static>,
     pub(crate) flags: Flags,
+    pub(crate) mark: WakeMark,
+    pub(crate) migrate_to: Cell<CpuId>,
+    pub(crate) id: u32,
     pub(crate) priority: Cell<Priority>,
     /// Orders threads of equal priority; see [`Builder::user_priority`](crate::Builder::user_priority).
     pub(crate) user_priority: Cell<u16>,
     /// Critical-section depth while the thread does not run (trap 11: it belongs to the thread).
     // As wide as a CPU's: a half word got its first value from two stores that overlapped, just before the first poll reads it.
     pub(crate) critical: Cell<u32>,
-    pub(crate) migrate_to: Cell<CpuId>,
-    pub(crate) mark: WakeMark,
-    pub(crate) polls: Counter,
-    /// Wakes that came while it was queued, or too late.
-    pub(crate) spare_wakes: Counter,
-    pub(crate) messages: Counter,
-    pub(crate) run_ticks: Counter,
-    pub(crate) id: u32,
-    pub(crate) name: &'static str,
-    pub(crate) site: &'static Location<'static>,
 }
 
 #[cfg(all(target_pointer_width = "64", not(shuttle)))]

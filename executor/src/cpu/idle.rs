@@ -3,7 +3,7 @@
 //! The order is what matters: the timer is set, then the inbox is halted, then the platform looks once more. Whatever
 //! comes between two of these is seen by the later one. See `inbox.rs`.
 
-use super::{Cpu, HELD};
+use super::{BACKLOG, Cpu, HELD, STOPPING};
 use crate::trace;
 use core::sync::atomic::Ordering;
 
@@ -33,7 +33,7 @@ impl Cpu {
     /// A turn of the loop of a CPU that is held. Owner.
     #[cold]
     pub(super) fn stand_still(&self) {
-        if self.backlog.get() != 0 {
+        if self.gate.get() & BACKLOG != 0 {
             self.flush_backlog();
         }
         self.sleep();
@@ -48,7 +48,7 @@ impl Cpu {
                 return;
             }
         }
-        if self.sleep() && polled && self.gate.get() == 0 {
+        if self.sleep() && polled && self.gate.get() & (STOPPING | HELD) == 0 {
             self.fire_timers();
         }
     }
@@ -73,7 +73,7 @@ impl Cpu {
                 return false;
             }
         }
-        if self.backlog.get() != 0 && self.ask_for_room() {
+        if self.gate.get() & BACKLOG != 0 && self.ask_for_room() {
             return false;
         }
         let Some(began_ns) = self.fall_asleep() else {

@@ -1,6 +1,6 @@
 //! The loop: poll points, and polls between them. See docs/decisions/poll-points.md.
 
-use super::{Cpu, POLL_TURNS, STOPPING};
+use super::{Cpu, HELD, POLL_TURNS, STOPPING};
 use crate::{
     CpuId,
     inbox::{self, OUTSIDE, SENDER_BITS},
@@ -9,7 +9,7 @@ use crate::{
     trace,
 };
 use core::{
-    ptr,
+    hint, ptr,
     sync::atomic::{Ordering, compiler_fence},
 };
 
@@ -28,39 +28,52 @@ impl Cpu {
         let mut turns = POLL_TURNS;
         loop {
             if !self.inbox.is_quiet() {
+                hint::cold_path();
                 self.drain();
             }
             if self.gate.get() != 0 {
+                hint::cold_path();
                 if self.gate.get() & STOPPING != 0 {
                     break;
                 }
-                self.stand_still();
-                continue;
+                if self.gate.get() & HELD != 0 {
+                    self.stand_still();
+                    continue;
+                }
+                self.flush_backlog();
             }
             if self.pending.load(Ordering::Relaxed) != 0 {
+                hint::cold_path();
                 self.replay();
-            }
-            if self.backlog.get() != 0 {
-                self.flush_backlog();
             }
             turns -= 1;
             if turns == 0 {
                 turns = POLL_TURNS;
-                if polled {
-                    self.node().platform().poll_interrupts(self);
-                    if self.next_due_ns() != u64::MAX {
-                        self.fire_timers();
-                    }
-                }
+                self.look_around(polled);
             }
             match self.run_queue.pop() {
                 // SAFETY: popped on the owner; queued threads are alive and unfinished.
                 Some(thread) => unsafe { self.dispatch(&*thread) },
-                None => self.idle(),
+                None => {
+                    hint::cold_path();
+                    self.idle();
+                }
             }
         }
         self.abandon_threads();
         self.looping.set(false);
+    }
+
+    /// What a busy loop does now and then: where no interrupt reaches it, it asks for the time and the devices.
+    #[cold]
+    #[inline(never)]
+    fn look_around(&self, polled: bool) {
+        if polled {
+            self.node().platform().poll_interrupts(self);
+            if self.next_due_ns() != u64::MAX {
+                self.fire_timers();
+            }
+        }
     }
 
     #[track_caller]
@@ -76,6 +89,7 @@ impl Cpu {
     pub(super) unsafe fn dispatch(&self, thread: &Header) {
         thread.clear(flag::QUEUED);
         if thread.is(flag::MOVING) {
+            hint::cold_path();
             self.depart(thread);
             return;
         }
@@ -106,8 +120,11 @@ impl Cpu {
         self.critical.set(thread.critical.get());
         // SAFETY: popped, so neither finished nor running; this is the owner's loop.
         let finished = unsafe { thread.poll() };
-        thread.critical.set(self.critical.get());
-        self.critical.set(1);
+        let depth = self.critical.replace(1);
+        if depth != thread.critical.get() {
+            hint::cold_path();
+            thread.critical.set(depth);
+        }
         // From here on no handler changes the thread's flags.
         compiler_fence(Ordering::SeqCst);
         self.running.set(ptr::null());

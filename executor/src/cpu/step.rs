@@ -4,7 +4,7 @@
 //! does the same through [`step`](Cpu::step), [`halt`](Cpu::halt) and [`wake`](Cpu::wake), whenever its seed says so.
 //! Between two steps it may look at what must hold there: [`at_rest`](Cpu::at_rest), [`left_behind`](Cpu::left_behind).
 
-use super::{Cpu, STOPPING};
+use super::{BACKLOG, Cpu, STOPPING};
 use crate::{inbox::sender_bit, ipi::Message, ring::Ring};
 use core::sync::atomic::{AtomicPtr, Ordering};
 
@@ -64,13 +64,13 @@ impl Cpu {
             return false;
         }
         if self.is_held() {
-            return self.backlog.get() != 0 && self.flush_backlog();
+            return self.gate.get() & BACKLOG != 0 && self.flush_backlog();
         }
         if self.pending.load(Ordering::Relaxed) != 0 {
             self.replay();
             return true;
         }
-        if self.backlog.get() != 0 && self.flush_backlog() {
+        if self.gate.get() & BACKLOG != 0 && self.flush_backlog() {
             return true;
         }
         match self.run_queue.pop() {
@@ -90,7 +90,7 @@ impl Cpu {
     /// As [`run`](Self::run).
     pub fn halt(&self) -> Option<u64> {
         self.begin_loop();
-        let moved = self.backlog.get() != 0 && self.ask_for_room();
+        let moved = self.gate.get() & BACKLOG != 0 && self.ask_for_room();
         let began_ns = if moved { None } else { self.fall_asleep() };
         self.looping.set(false);
         began_ns
@@ -162,7 +162,9 @@ impl Cpu {
             }
         {
             Broken::Timer
-        } else if self.backlog.get() != 0 && !self.outbound.iter().all(|out| out.is_expected()) {
+        } else if self.gate.get() & BACKLOG != 0
+            && !self.outbound.iter().all(|out| out.is_expected())
+        {
             Broken::Backlog
         } else {
             return None;

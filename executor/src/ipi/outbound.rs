@@ -1,7 +1,7 @@
 //! The sender's side of one (sender, target) pair.
 
 use super::{Message, Urgency, announce};
-use crate::{Cpu, ring::Ring, trace::Class};
+use crate::{Cpu, cpu::BACKLOG, ring::Ring, trace::Class};
 use alloc::{boxed::Box, collections::VecDeque};
 use core::{
     cell::{Cell, RefCell},
@@ -47,6 +47,7 @@ impl Outbound {
     pub(super) fn keep(&self, here: &Cpu, message: Message) {
         if !self.has_backlog() {
             here.backlog.set(here.backlog.get() + 1);
+            here.gate.set(here.gate.get() | BACKLOG);
         }
         here.stats.ipi_backlogged.add(1);
         self.backlog.borrow_mut().push_back(message);
@@ -92,6 +93,9 @@ impl Outbound {
         }
         if backlog.is_empty() {
             here.backlog.set(here.backlog.get() - 1);
+            if here.backlog.get() == 0 {
+                here.gate.set(here.gate.get() & !BACKLOG);
+            }
         }
         backlog.len() < before
     }
