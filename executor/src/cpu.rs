@@ -121,6 +121,8 @@ pub struct Cpu {
     pub(crate) gate: Cell<u8>,
     /// The loop or a step of it runs. Owner.
     looping: Cell<bool>,
+    /// In [`current::clear_up`]. Owner.
+    pub(crate) clears_up: Cell<bool>,
     heap: Heap,
     /// What other CPUs read, away from what the owner writes.
     place: CachePadded<Place>,
@@ -181,6 +183,7 @@ impl Cpu {
             mastership: Mastership::new(),
             gate: Cell::new(0),
             looping: Cell::new(false),
+            clears_up: Cell::new(false),
             heap: Heap::new(),
             place: CachePadded(Place {
                 id,

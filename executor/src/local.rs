@@ -1,7 +1,7 @@
 //! A value for each CPU of a node.
 
 use crate::{CpuId, Node, critical, current};
-use alloc::boxed::Box;
+use alloc::{boxed::Box, sync::Weak};
 use core::{cell::UnsafeCell, ptr};
 
 /// One `T` for each CPU. A CPU reaches its own, inside [`with`](Self::with), and no other.
@@ -11,12 +11,13 @@ use core::{cell::UnsafeCell, ptr};
 #[derive(Debug)]
 pub struct CpuLocal<T> {
     values: Box<[UnsafeCell<T>]>,
-    node: *const Node,
+    /// Keeps the node's address, so that no other has it.
+    node: Weak<Node>,
 }
 
 // SAFETY: each value is reached by its own CPU alone (`with`), and made and dropped where the CpuLocal is, hence T: Send.
 unsafe impl<T: Send> Sync for CpuLocal<T> {}
-// SAFETY: as above; the node's address is only compared.
+// SAFETY: as above.
 unsafe impl<T: Send> Send for CpuLocal<T> {}
 
 impl<T> CpuLocal<T> {
@@ -27,7 +28,7 @@ impl<T> CpuLocal<T> {
                 .cpus()
                 .map(|cpu| UnsafeCell::new(make(cpu.id())))
                 .collect(),
-            node: ptr::from_ref(node),
+            node: node.weak(),
         }
     }
 
@@ -38,7 +39,7 @@ impl<T> CpuLocal<T> {
     pub fn with<R>(&self, f: impl FnOnce(&T) -> R) -> R {
         let cpu = current::current();
         assert!(
-            ptr::eq(cpu.node(), self.node),
+            ptr::eq(cpu.node(), self.node.as_ptr()),
             "a CpuLocal was used on another node's CPU"
         );
         critical::section_on(cpu, || {

@@ -3,7 +3,7 @@
 use crate::{
     Builder, Cpu, CpuId, JoinHandle, Platform,
     cpu::ACCOUNTING,
-    ipi,
+    current, ipi,
     slab::ZoneMap,
     trace::{ClassMask, Record},
 };
@@ -249,11 +249,13 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         // What was on its way wakes and sends as it is dropped, so all of it goes before the first CPU does.
-        while self
-            .cpus
-            .iter()
-            .fold(false, |some, cpu| cpu.discard_messages() | some)
-        {}
+        current::clear_up(|| {
+            while self
+                .cpus
+                .iter()
+                .fold(false, |some, cpu| cpu.discard_messages() | some)
+            {}
+        });
         for cpu in self.cpus.iter() {
             cpu.give_threads_up();
         }

@@ -86,7 +86,7 @@ pub struct Owed<R> {
 }
 
 // SAFETY: the table above says which side may touch which field in which state; R moves between CPUs, and so does what
-// is sent along (see `pair`).
+// is sent along.
 unsafe impl<R: Send> Send for Awaited<R> {}
 // SAFETY: as above; by reference it is asked and told what has become of it, by atomic operations.
 unsafe impl<R: Send> Sync for Awaited<R> {}
@@ -110,10 +110,9 @@ pub enum Stored<R> {
 /// The two ends of a reply. `place` is where the caller waits; `cargo` goes with the replier's end, and lasts as long as
 /// the two.
 ///
-/// What is left of the cargo is dropped by the end that goes last, wherever that is: it must be such that this CPU may do
-/// that, too.
+/// What is left of the cargo is dropped by the end that goes last, wherever that is.
 #[inline]
-pub fn pair<R, C>(place: *const (), cargo: C) -> (Awaited<R>, Owed<R>) {
+pub fn pair<R, C: Send + 'static>(place: *const (), cargo: C) -> (Awaited<R>, Owed<R>) {
     /// # Safety
     /// `shared` begins a `Whole<R, C>` whose ends have both gone.
     unsafe fn free<R, C>(shared: NonNull<Shared<R>>) {

@@ -6,8 +6,8 @@
 
 use executor::{
     Cpu, CpuId, Event, JoinHandle, Message, Mobile, Node, Pending, Platform, Port, PortRef, Put,
-    Serve, Server, Token, chain, critical, current, hold_all, hosted, run_on, send_to, sleep,
-    sleep_until, spawn, spawn_movable, spawn_on, timeout, try_current, yield_now,
+    ReplyPort, Serve, Server, Sleep, Token, chain, critical, current, hold_all, hosted, run_on,
+    send_to, sleep, sleep_until, spawn, spawn_movable, spawn_on, timeout, try_current, yield_now,
 };
 use std::{
     cell::Cell,
@@ -19,7 +19,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
-    task::{Poll, Waker},
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
@@ -270,6 +270,115 @@ fn a_message_may_outlive_the_node_of_its_caller_and_be_answered_on_another() {
         pending.reply(());
         call.await;
     });
+}
+
+/// A waker that is no thread's.
+struct Nobody;
+impl Wake for Nobody {
+    fn wake(self: Arc<Self>) {}
+}
+
+#[test]
+fn a_message_that_is_lost_outside_of_every_cpu_leaves_no_waker() {
+    let nobody = Arc::new(Nobody);
+    let waker = Waker::from(nobody.clone());
+    let (call, lost) = hosted::run(1, move || async move {
+        let port = Port::new(Later);
+        let mut call = port.handle().call(Add);
+        let first = Pin::new(&mut call).poll(&mut Context::from_waker(&waker));
+        assert!(first.is_pending());
+        drop(waker);
+        (call, port.receive().await)
+    });
+    assert_eq!(Arc::strong_count(&nobody), 2, "it waits");
+    drop(lost);
+    assert_eq!(Arc::strong_count(&nobody), 1);
+    drop(call);
+}
+
+#[test]
+fn a_server_that_panics_with_a_message_in_its_hands_panics_once() {
+    let node = start(1);
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        node.block_on(|| async {
+            let port = Port::new(Later);
+            let _call = port.handle().call(Add);
+            let _pending = port.receive().await;
+            panic!("the server's own mistake");
+        })
+    }));
+    assert!(panicked.is_err());
+    // Its CPU has gone with the panic, so nobody stops it.
+    std::mem::forget(node);
+}
+
+/// A port of a node that ends, with its handle and what keeps the node's memory.
+fn left_behind() -> (PortRef<Later>, Arc<Node>) {
+    let node = start(1);
+    let handle = node.block_on(|| async {
+        let port = Port::new(Later);
+        let handle = port.handle();
+        std::mem::forget(port);
+        handle
+    });
+    (handle, node.node().clone())
+}
+
+#[test]
+fn a_thread_that_drops_the_last_of_another_node_is_not_blamed_for_its_messages() {
+    let (port, node) = left_behind();
+    hosted::run(1, move || async move {
+        let replies = ReplyPort::<u32, ()>::for_replies();
+        port.send(Add, &replies, 1);
+        port.send(Add, &replies, 2);
+        drop(node);
+        yield_now().await;
+        assert!(replies.try_receive().is_none(), "nobody was there");
+    });
+}
+
+#[test]
+fn a_thread_that_drops_the_last_handle_of_a_dead_port_is_not_blamed_for_its_messages() {
+    let serving = start(1);
+    let port = serving.block_on(|| async { Port::new(Later).handle() });
+    hosted::run(1, move || async move {
+        let call = port.call(Add);
+        // It is queued once this is answered.
+        serving.block_on(|| async { yield_now().await });
+        drop(serving);
+        drop(port);
+        yield_now().await;
+        assert!(!call.is_done());
+    });
+}
+
+/// A sleep of an hour that was polled once, on a node that is gone.
+fn old_sleep() -> Sleep {
+    hosted::run(1, || async {
+        let mut sleep = sleep(Duration::from_secs(3600));
+        let first = poll_fn(|context| Poll::Ready(Pin::new(&mut sleep).poll(context))).await;
+        assert!(first.is_pending());
+        (sleep,)
+    })
+    .0
+}
+
+#[test]
+fn a_sleep_that_outlives_its_node_has_no_timer_of_another() {
+    // Now and then the new CPU has the address of the old one.
+    for _ in 0..20 {
+        let (mut polled, mut reset, dropped) = (old_sleep(), old_sleep(), old_sleep());
+        hosted::run(1, move || async move {
+            let sleeper = spawn("sleeper", sleep(Duration::from_millis(1)));
+            yield_now().await;
+            let early = poll_fn(|context| Poll::Ready(Pin::new(&mut polled).poll(context))).await;
+            assert!(early.is_pending(), "an hour has passed");
+            reset.reset(u64::MAX);
+            drop(dropped);
+            let woken = timeout(Duration::from_secs(10), sleeper).await;
+            woken.expect("its timer is its own");
+        });
+    }
 }
 
 #[test]

@@ -334,6 +334,58 @@ fn a_reader_may_move_while_it_waits() {
 }
 
 #[test]
+fn a_reader_that_is_polled_by_another_thread_is_woken_there() {
+    run(1, || async {
+        let port = Rc::new(Port::new(Belt));
+        let handle = port.handle();
+        let mut first = Box::pin(async move { port.receive().await.take() });
+        assert!(poll_once(&mut first).await.is_pending());
+        let taker = spawn("taker", first);
+        yield_now().await;
+        handle.post(Item(7));
+        assert_eq!(taker.await, 7);
+    });
+}
+
+#[test]
+fn what_is_withdrawn_right_behind_the_urgent_is_not_counted_as_one_of_them() {
+    run(1, || async {
+        let port = Port::new(Belt);
+        let handle = port.handle();
+        handle.post(Rush(1));
+        handle.post(Item(2));
+        handle.post(Item(3));
+        let is_second =
+            |work: &Work| matches!(work, Work::Item(pending) if pending.message().0 == 2);
+        assert!(port.withdraw(is_second).is_some());
+        handle.post(Rush(4));
+        let received: Vec<_> = std::iter::from_fn(|| port.try_receive().map(Work::take)).collect();
+        assert_eq!(received, [1, 4, 3]);
+    });
+}
+
+#[test]
+fn a_message_that_comes_back_to_a_full_port_lets_nobody_in_too_early() {
+    run(2, || async {
+        let port = Port::bounded(Belt, 1);
+        let handle = port.handle();
+        let far = FarReader::new(&port).await;
+        handle.post(Item(1));
+        assert_eq!(port.queued(), 0, "the reader has it");
+        handle.post(Item(2));
+        let mut third = handle.post_in_turn(Item(3));
+        assert!(poll_once(&mut third).await.is_pending());
+        far.go_away().await;
+        until("the message that comes back", || port.queued() == 3).await;
+        assert_eq!(port.try_receive().map(Work::take), Some(1));
+        let waits = poll_once(&mut third).await.is_pending();
+        assert!(waits, "the second has the place");
+        assert_eq!(port.try_receive().map(Work::take), Some(2));
+        assert!(poll_once(&mut third).await.is_ready());
+    });
+}
+
+#[test]
 fn far_readers_that_go_away_leave_no_trace() {
     run(2, || async {
         let port = Port::new(Belt);

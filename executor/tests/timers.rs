@@ -3,8 +3,8 @@
 //! The clock is a number that the test sets, and CPUs go a step at a time. The wheel itself has its tests beside it.
 
 use executor::{
-    Cpu, CpuId, Interval, Node, Platform, Sleep, current_cpu, hosted, interval, now_ns, sleep,
-    sleep_until, spawn, spawn_movable, yield_now,
+    Cpu, CpuId, Interval, Node, Platform, Sleep, current_cpu, hosted, interval, now_ns, run_on,
+    sleep, sleep_until, spawn, spawn_movable, timeout, yield_now,
 };
 use std::{
     cell::RefCell,
@@ -466,4 +466,28 @@ fn a_cpu_that_spins_before_it_halts_fires_its_timers_meanwhile() {
     });
     // To look as often as it may takes seconds.
     assert!(late_ns < 1_000_000_000, "{late_ns} ns late");
+}
+
+#[test]
+fn a_reset_on_another_cpu_wakes_who_awaits_it_at_the_new_deadline() {
+    hosted::run(2, || async {
+        let shared = Arc::new(Mutex::new(sleep(Duration::from_secs(3600))));
+        let awaited = shared.clone();
+        let sleeper = spawn("sleeper", async move {
+            let poll = |context: &mut Context<'_>| {
+                let mut sleep = awaited.lock().expect("not poisoned");
+                Pin::new(&mut *sleep).poll(context)
+            };
+            poll_fn(poll).await;
+            now_ns()
+        });
+        yield_now().await;
+        let deadline_ns = now_ns() + 20_000_000;
+        run_on(CpuId(1), move |_| {
+            shared.lock().expect("not poisoned").reset(deadline_ns);
+        })
+        .await;
+        let woken_ns = timeout(Duration::from_secs(10), sleeper).await;
+        assert!(woken_ns.expect("it was told") >= deadline_ns);
+    });
 }

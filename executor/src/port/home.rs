@@ -158,7 +158,7 @@ impl<A, T> Drop for Home<A, T> {
             ipi::send_to(owner, move |_| drop(moved));
         });
         // Not sent: the node is gone, and nobody shares with the owner any more.
-        drop(moved);
+        current::clear_up(|| drop(moved));
     }
 }
 

@@ -15,8 +15,8 @@ use core::{
 /// A queued message, which its server owes exactly one reply.
 ///
 /// # Panics
-/// Dropped without a reply while its caller still waits: that is a bug of the server, and the caller would wait for
-/// ever. (When a CPU stops, what is queued goes silently.)
+/// Dropped in a poll without a reply while its caller still waits: that is a bug of the server, and the caller would wait for
+/// ever. Dropped anywhere else it goes silently: as its CPU or its node stops, while a panic unwinds, outside of every CPU.
 #[must_use = "reply to it: somebody waits"]
 pub struct Pending<M: Message> {
     pub(super) message: Option<M>,
@@ -126,9 +126,8 @@ impl<M: Message> Drop for Pending<M> {
             ReplyTo::Port(_) => true,
         };
         // In a poll, a server lost a message; outside of one, its CPU is stopping.
-        let in_poll = || current::try_current().is_some_and(|here| here.running_id() != 0);
         assert!(
-            !is_owed || !in_poll(),
+            !is_owed || !current::is_in_poll(),
             "a server dropped a message without a reply, and its caller waits"
         );
     }

@@ -1,10 +1,10 @@
 //! Time: the timers of one CPU, and what waits for them.
 //!
 //! Nothing ticks. A CPU's hardware timer is set to the earliest deadline it has and to nothing when it has none.
-//! Equal deadlines fire in the order they were made, and none fires early. Timers lie in a [wheel](wheel), so that each
-//! operation costs the same with two of them as with a million; a cancelled one is really gone, so an idle CPU wakes for
-//! nothing. [`Sleep`] is the future, [`Interval`] its repetition. A timer belongs to the CPU on which its future was
-//! polled last.
+//! Equal deadlines fire in the order they were made, and none fires early. Timers lie in a [wheel](wheel), so that an
+//! operation costs the same with two of them as with a million, on the average; an idle CPU does not wake for one that was
+//! cancelled, but for once a level to part a crowd whose first it was. [`Sleep`] is the future, [`Interval`] its
+//! repetition. A timer belongs to the CPU on which its future was polled last.
 //!
 //! [`Timers::next_ns`] is a bound, because the timer that is cancelled is so often the earliest: to look for the next
 //! one each time would be work for nothing. It is exact whenever it matters, which is when a CPU goes to sleep and
@@ -23,6 +23,7 @@ use crate::current;
 use core::{
     cell::{Cell, RefCell},
     mem,
+    sync::atomic::{AtomicU64, Ordering},
     task::Waker,
 };
 use wheel::{Key, Wheel};
@@ -31,6 +32,13 @@ use wheel::{Key, Wheel};
 pub(crate) struct Timers {
     wheel: RefCell<Wheel<Waker>>,
     next_ns: Cell<u64>,
+    /// Names this wheel among all there ever were: a [`Sleep`] may outlive its CPU, and an address be used again.
+    name: AtomicU64,
+}
+
+fn next_name() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl Timers {
@@ -38,7 +46,14 @@ impl Timers {
         Self {
             wheel: RefCell::new(Wheel::new()),
             next_ns: Cell::new(u64::MAX),
+            name: AtomicU64::new(next_name()),
         }
+    }
+
+    /// The wheel's name. Anybody.
+    #[inline]
+    fn name(&self) -> u64 {
+        self.name.load(Ordering::Relaxed)
     }
 
     /// Nothing is due before this; `u64::MAX` if there is no timer.
@@ -102,6 +117,8 @@ impl Timers {
 
     pub(crate) fn clear(&self) {
         self.next_ns.set(u64::MAX);
+        // What has keys of the old wheel has none of the new one.
+        self.name.store(next_name(), Ordering::Relaxed);
         drop(self.wheel.replace(Wheel::new()));
     }
 }

@@ -1,7 +1,7 @@
 //! One wait for a deadline: [`Sleep`], and [`timeout`], which waits for something else no longer than that.
 //!
-//! A sleep has no reference to its timer, only the CPU's address and the key: a movable thread may take it elsewhere, and it is then
-//! cancelled by an IPI message. A message that comes after the timer has fired finds that the key means nothing.
+//! A sleep has no reference to its timer, only the wheel's name and the key: a movable thread may take it elsewhere, and it is
+//! then cancelled by an IPI message. A message that comes after the timer has fired finds that the key means nothing.
 
 use super::{now_ns, wheel::Key};
 use crate::{Cpu, critical, current, ipi};
@@ -20,7 +20,7 @@ use futures_util::future::{Either, select};
 pub struct Sleep {
     deadline_ns: u64,
     /// Where it is registered, once it was polled.
-    timer: Option<(usize, Key)>,
+    timer: Option<(u64, Key)>,
 }
 
 impl Sleep {
@@ -32,37 +32,52 @@ impl Sleep {
     /// Waits until `deadline_ns` nanoseconds since boot instead, earlier or later.
     ///
     /// A sleep that somebody awaits wakes them then, and equal deadlines fire in the order in which they were set. One
-    /// that has been ready is as new. To reset a sleep is cheaper than to drop it and make another.
+    /// that has been ready is as new. To reset a sleep is cheaper than to drop it and make another. Outside of the CPUs of
+    /// the node where somebody awaits it, nobody can be told: they hear of another deadline when the old one has come.
     pub fn reset(&mut self, deadline_ns: u64) {
         self.deadline_ns = possible(deadline_ns);
-        let Some((cpu, key)) = self.timer else {
+        let Some((wheel, key)) = self.timer else {
             return;
         };
-        match current::try_current().filter(|here| here.address() == cpu) {
+        match current::try_current().filter(|here| here.timers.name() == wheel) {
             Some(here) => {
                 let key = here.timers.reset(here.poll_ns(), key, self.deadline_ns);
-                self.timer = key.map(|key| (cpu, key));
+                self.timer = key.map(|key| (wheel, key));
                 critical::section_on(here, || here.arm_timer());
             }
-            // Its thread was polled elsewhere last, and will be polled here before it awaits this again.
-            None => self.cancel(),
+            // Who awaits it there is woken, finds that it has no timer, and makes one where that is.
+            None => self.cancel(|cpu, key| {
+                ipi::send_to(cpu, move |cpu| {
+                    if let Some(waker) = cpu.timers.remove(key) {
+                        waker.wake();
+                    }
+                });
+            }),
         }
     }
 
-    fn cancel(&mut self) {
-        let Some((cpu, key)) = self.timer.take() else {
+    /// Takes the timer away: here at once, and by `send` on another CPU of this node.
+    fn cancel(&mut self, send: impl FnOnce(&Cpu, Key)) {
+        let Some((wheel, key)) = self.timer.take() else {
             return;
         };
         // Outside of every CPU, and on those of other nodes, it is left to fire: then it wakes once too often, if at all.
         let Some(here) = current::try_current() else {
             return;
         };
-        if here.address() == cpu {
+        if here.timers.name() == wheel {
             drop(here.timers.remove(key));
-        } else if let Some(cpu) = here.node().cpus().find(|it| it.address() == cpu) {
-            // Nobody waits for it: fired before it is found, it wakes a thread once too often.
-            ipi::send_passive(cpu, move |cpu: &Cpu| drop(cpu.timers.remove(key)));
+        } else if let Some(cpu) = here.node().cpus().find(|it| it.timers.name() == wheel) {
+            send(cpu, key);
         }
+    }
+
+    /// Nobody awaits it.
+    fn forget(&mut self) {
+        // Fired before it is found, it wakes a thread once too often.
+        self.cancel(|cpu, key| {
+            ipi::send_passive(cpu, move |cpu: &Cpu| drop(cpu.timers.remove(key)));
+        });
     }
 }
 
@@ -70,17 +85,17 @@ impl Future for Sleep {
     type Output = ();
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let here = current::current();
-        if let Some((cpu, key)) = self.timer {
-            if cpu == here.address() && here.timers.update(key, context.waker()) {
+        if let Some((wheel, key)) = self.timer {
+            if wheel == here.timers.name() && here.timers.update(key, context.waker()) {
                 return Poll::Pending;
             }
-            if cpu == here.address() {
-                // It fired: only a due timer leaves the list without `cancel`.
+            if wheel == here.timers.name() {
+                // It fired: only a due timer leaves the wheel without `cancel`.
                 self.timer = None;
                 return Poll::Ready(());
             }
             // A movable thread took it to another CPU.
-            self.cancel();
+            self.forget();
         }
         let now_ns = here.poll_ns();
         if now_ns >= self.deadline_ns {
@@ -89,7 +104,7 @@ impl Future for Sleep {
         critical::assert_may_wait();
         let waker = context.waker().clone();
         let key = here.timers.insert(now_ns, self.deadline_ns, waker);
-        self.timer = Some((here.address(), key));
+        self.timer = Some((here.timers.name(), key));
         // A section: a handler that arms it earlier meanwhile must not be overruled.
         critical::section_on(here, || here.arm_timer());
         Poll::Pending
@@ -98,7 +113,7 @@ impl Future for Sleep {
 
 impl Drop for Sleep {
     fn drop(&mut self) {
-        self.cancel();
+        self.forget();
     }
 }
 
