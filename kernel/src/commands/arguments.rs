@@ -208,6 +208,22 @@ impl<'a> Arguments<'a> {
         parse_seconds(word).ok_or_else(|| ArgumentError::BadSeconds { word: word.into() })
     }
 
+    /// As [`Arguments::seconds`], up to so many.
+    ///
+    /// # Errors
+    /// As [`Arguments::number`].
+    pub fn seconds_up_to(&mut self, most: u32) -> Result<Duration, ArgumentError> {
+        let word = self.word("a time in seconds")?;
+        parse_seconds(word)
+            .filter(|duration| *duration <= Duration::from_secs(most.into()))
+            .ok_or_else(|| ArgumentError::BadNumber {
+                name: "time in seconds",
+                word: word.into(),
+                low: 0,
+                high: most.into(),
+            })
+    }
+
     /// Checks that no word is left.
     ///
     /// # Errors

@@ -80,7 +80,10 @@ async fn help(context: &Context, mut words: Arguments<'_>) -> Result<(), Command
     };
     words.end()?;
     let command = find(name).ok_or_else(|| {
-        CommandError::NoSuchCommand(nearest(name, all().map(|command| command.name)))
+        CommandError::NoHelp(
+            name.into(),
+            nearest(name, all().map(|command| command.name)),
+        )
     })?;
     output
         .line(format_args!("{}: {}", command.name, command.summary))

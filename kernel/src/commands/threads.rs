@@ -4,7 +4,9 @@
 //! does not wake it; `cpus` needs what only the owner may touch, and visits each CPU.
 
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 
 use executor::{Cpu, CpuId, run_on, sleep};
@@ -40,7 +42,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         name: "spin",
         summary: "keep a CPU busy without an await, for the watchdog to see",
-        usage: "spin [SECONDS] [CPU]    (default 1 s, the last CPU)",
+        usage: "spin [SECONDS] [CPU]    (up to 10 s, default 1 s; the last CPU)",
         complete: no_words,
         run: run!(spin),
     },
@@ -246,14 +248,23 @@ async fn uptime(context: &Context, mut words: Arguments<'_>) -> Result<(), Comma
     Ok(())
 }
 
-/// The longest that `spin` may keep a CPU.
-const LONGEST_SPIN: Duration = Duration::from_secs(10);
+/// The longest that `spin` may keep a CPU, in seconds.
+const LONGEST_SPIN: u32 = 10;
+
+/// Tells the spinner to end when whoever waits for it goes: at Ctrl-C.
+struct StopSpinning(Arc<AtomicBool>);
+
+impl Drop for StopSpinning {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 async fn spin(context: &Context, mut words: Arguments<'_>) -> Result<(), CommandError> {
     let mut duration = Duration::from_secs(1);
     let mut cpu = CpuId(context.node.cpu_count() as u16 - 1);
     if words.peek().is_some() {
-        duration = words.seconds()?.min(LONGEST_SPIN);
+        duration = words.seconds_up_to(LONGEST_SPIN)?;
         if words.peek().is_some() {
             let number = words.number("CPU", 0..=u64::from(u16::MAX))?;
             cpu = checked_cpu(context, number)?;
@@ -261,13 +272,16 @@ async fn spin(context: &Context, mut words: Arguments<'_>) -> Result<(), Command
     }
     words.end()?;
     let wait_ns = duration.as_nanos() as u64;
+    let stop = StopSpinning(Arc::default());
+    let stopped = stop.0.clone();
     let spinner = executor::spawn_on(cpu, "spinner", move || async move {
         let began_ns = executor::now_ns();
-        while executor::now_ns() - began_ns < wait_ns {
+        while executor::now_ns() - began_ns < wait_ns && !stopped.load(Ordering::Relaxed) {
             core::hint::spin_loop();
         }
     });
     spinner.await;
+    drop(stop);
     Ok(())
 }
 

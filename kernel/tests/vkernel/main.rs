@@ -157,6 +157,24 @@ fn the_quit_character_shows_every_cpu_and_continue_goes_on() {
 }
 
 #[test]
+fn ctrl_c_frees_the_cpu_that_spins() {
+    let mut kernel = Running::start(&["-n", "2"]);
+    kernel.expect("anax# ");
+    kernel.say("spin 11");
+    kernel.expect("`11` is no time in seconds; it must be a number from 0 to 10");
+    kernel.say("spin 10 1");
+    kernel.expect("spin 10 1\r\n");
+    let begin = Instant::now();
+    kernel.send("\x03");
+    kernel.expect("anax# ");
+    // Which asks every CPU.
+    kernel.say("cpus");
+    kernel.expect("\r\n  1 ");
+    kernel.expect("anax# ");
+    assert!(begin.elapsed() < Duration::from_secs(8), "it spins on");
+}
+
+#[test]
 fn the_debugger_names_what_a_busy_cpu_runs() {
     let mut kernel = Running::start(&["-n", "2", "-e", "trace=on"]);
     kernel.expect("anax# ");
