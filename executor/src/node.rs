@@ -31,7 +31,9 @@ pub struct Node {
     kernel: OnceCell<Box<dyn Any + Send + Sync>>,
     /// Shared with nobody; weakly by what keeps a CPU's address to compare it.
     cpus: Arc<[Cpu]>,
-    platform: Arc<dyn Platform>,
+    /// What `_platform` keeps, to be called without a look at how an `Arc` is laid out: clocks are read often.
+    platform: &'static dyn Platform,
+    _platform: Arc<dyn Platform>,
     /// [`ACCOUNTING`] or 0.
     accounting: AtomicU32,
     trace_mask: AtomicU32,
@@ -60,7 +62,9 @@ impl Node {
             cpus: (0..cpu_count)
                 .map(|id| Cpu::new(CpuId(id as u16), cpu_count))
                 .collect(),
-            platform,
+            // SAFETY: as long as this node, which keeps it, has it; it is lent no longer than the node is (`platform`).
+            platform: unsafe { &*Arc::as_ptr(&platform) },
+            _platform: platform,
             accounting: AtomicU32::new(0),
             trace_mask: AtomicU32::new(0),
             watchdog_ns: AtomicU64::new(0),
@@ -115,7 +119,7 @@ impl Node {
     /// The machine below.
     #[inline]
     pub fn platform(&self) -> &dyn Platform {
-        &*self.platform
+        self.platform
     }
 
     /// Gives this node the memory that its CPUs' heaps allocate from, for the kernel's global allocator to find. Once;

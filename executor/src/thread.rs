@@ -59,20 +59,21 @@ pub(crate) use crate::owner::flag;
 #[repr(C)]
 pub(crate) struct Header {
     pub(crate) life: Life,
+    /// Neighbours in the owner's list of all threads.
+    pub(crate) all_next: Cell<*const Header>,
+    pub(crate) all_previous: Cell<*const Header>,
+    pub(crate) name: &'static str,
+    pub(crate) site: &'static Location<'static>,
+    /// Wakes that came while it was queued, or too late.
+    pub(crate) spare_wakes: Counter,
+    pub(crate) messages: Counter,
+    // From here on what each turn looks at, beside the future.
+    pub(crate) run_ticks: Counter,
+    pub(crate) polls: Counter,
     pub(crate) owner: Owner<Cpu>,
     vtable: &'static VTable,
     /// Next in the run queue.
     pub(crate) next: Cell<*const Header>,
-    /// Neighbours in the owner's list of all threads.
-    pub(crate) all_next: Cell<*const Header>,
-    pub(crate) all_previous: Cell<*const Header>,
-    pub(crate) polls: Counter,
-    /// Wakes that came while it was queued, or too late.
-    pub(crate) spare_wakes: Counter,
-    pub(crate) messages: Counter,
-    pub(crate) run_ticks: Counter,
-    pub(crate) name: &'static str,
-    pub(crate) site: &'static Location<'static>,
     pub(crate) flags: Flags,
     pub(crate) mark: WakeMark,
     pub(crate) migrate_to: Cell<CpuId>,
