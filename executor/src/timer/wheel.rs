@@ -330,12 +330,13 @@ impl<T> Wheel<T> {
         }
     }
 
-    /// Leaves records without a timer where they are most: those of a slot that became a chunk longer, and those of all
-    /// slots before there are more chunks than ever. Each such record is read once, and one that stays at most as often.
+    /// Leaves records without a timer where they are most: those of a slot that became a chunk longer, if two of three are
+    /// such, and those of all slots before there are more chunks than ever, if half of the chunks are not needed. So what
+    /// is read here is no more than a few records for each timer that was cancelled.
     #[cold]
     #[inline(never)]
     fn tidy_up(&mut self, place: usize) {
-        if self.slots[place].records > 2 * self.slots[place].timers {
+        if self.slots[place].records > 3 * self.slots[place].timers {
             self.sift(place);
         }
         let slots: u32 = self.occupied.iter().map(|slots| slots.count_ones()).sum();
