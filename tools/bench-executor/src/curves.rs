@@ -105,9 +105,9 @@ pub const CURVES: [Curve; 7] = [
         "each call touches another port and its thread, which among so many are in no cache",
     ),
     curve("timers", "insert", timers::insert_of::<ours::Ours>)
-        .because("among so many, the timers that a new one comes between are in no cache"),
+        .because("among so many, the room of a new one is in no cache, and at first not mapped"),
     curve("timers", "cancel", timers::cancel_of::<ours::Ours>)
-        .because("among so many, a timer and its neighbours are in no cache"),
+        .because("among so many, the sleep and its timer's room are in no cache"),
     curve("timers", "fire", |count, _| {
         timers::fire_of::<ours::Ours>(count, count.max(1000))
     })
