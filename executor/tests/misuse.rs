@@ -297,19 +297,14 @@ fn a_message_that_is_lost_outside_of_every_cpu_leaves_no_waker() {
 }
 
 #[test]
+#[should_panic(expected = "a CPU's thread has panicked")]
 fn a_server_that_panics_with_a_message_in_its_hands_panics_once() {
-    let node = start(1);
-    let panicked = catch_unwind(AssertUnwindSafe(|| {
-        node.block_on(|| async {
-            let port = Port::new(Later);
-            let _call = port.handle().call(Add);
-            let _pending = port.receive().await;
-            panic!("the server's own mistake");
-        })
-    }));
-    assert!(panicked.is_err());
-    // Its CPU has gone with the panic, so nobody stops it.
-    std::mem::forget(node);
+    hosted::run(1, || async {
+        let port = Port::new(Later);
+        let _call = port.handle().call(Add);
+        let _pending = port.receive().await;
+        panic!("the server's own mistake");
+    });
 }
 
 /// A port of a node that ends, with its handle and what keeps the node's memory.

@@ -200,8 +200,12 @@ fn a_put_only_port_dies_on_its_own_cpu_and_its_handle_outlives_the_node() {
     let inner = dropped.clone();
     let left = hosted::run(2, move || async move {
         let handle = PutPort::new(Fragile(Rc::new(()), inner)).handle();
-        spawn_on(CpuId(1), "last", move || async move { drop(handle) }).await;
-        executor::run_on(CpuId(1), |_| ()).await;
+        spawn_on(CpuId(1), "last", move || async move {
+            drop(handle);
+            // Behind what that sends home.
+            executor::run_on(CpuId(0), |_| ()).await;
+        })
+        .await;
         PutPort::new(Clock {
             asked: Cell::new(0),
             was_hard: Cell::new(false),

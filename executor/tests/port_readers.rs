@@ -181,6 +181,8 @@ fn readers_are_served_in_the_order_of_their_waiting() {
                 let mut receive = pin!(far.receive());
                 let got = poll_once(&mut receive).await;
                 assert!(got.is_pending());
+                // Behind its request: that has come when this is answered.
+                run_on(CpuId(0), |_| ()).await;
                 told.store(true, Ordering::Release);
                 log(&log_to, 9, receive.await.take());
             }
@@ -189,7 +191,6 @@ fn readers_are_served_in_the_order_of_their_waiting() {
         for number in 0..12 {
             // The one that was served last waits again before the next message comes.
             until("the far reader waits", || waits.load(Ordering::Acquire)).await;
-            run_on(CpuId(1), |_| ()).await;
             if number % 4 == 3 {
                 waits.store(false, Ordering::Release);
             }
@@ -251,12 +252,12 @@ impl FarReader {
         let thread = spawn_on(CpuId(1), "far", move || async move {
             let mut receive = Box::pin(far.receive());
             assert!(poll_once(&mut receive).await.is_pending());
+            // Behind its request: that has come when this is answered.
+            run_on(CpuId(0), |_| ()).await;
             told.store(true, Ordering::Release);
             until("leave to go", || may.load(Ordering::Acquire)).await;
         });
         until("it waits", || waits.load(Ordering::Acquire)).await;
-        // Its request came before this answer.
-        run_on(CpuId(1), |_| ()).await;
         Self { leave, thread }
     }
 

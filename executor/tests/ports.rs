@@ -292,8 +292,12 @@ fn the_server_dies_on_its_own_cpu_whoever_lets_go_last() {
         let port = Port::new(Fragile(Rc::new(()), CpuId(0), inner));
         let handle = port.handle();
         drop(port);
-        spawn_on(CpuId(1), "last", move || async move { drop(handle) }).await;
-        run_on(CpuId(1), |_| ()).await;
+        spawn_on(CpuId(1), "last", move || async move {
+            drop(handle);
+            // Behind what that sends home.
+            run_on(CpuId(0), |_| ()).await;
+        })
+        .await;
     });
     assert_eq!(dropped.load(Ordering::Relaxed), 1);
 }
