@@ -310,12 +310,7 @@ fn a_server_that_panics_with_a_message_in_its_hands_panics_once() {
 /// A port of a node that ends, with its handle and what keeps the node's memory.
 fn left_behind() -> (PortRef<Later>, Arc<Node>) {
     let node = start(1);
-    let handle = node.block_on(|| async {
-        let port = Port::new(Later);
-        let handle = port.handle();
-        std::mem::forget(port);
-        handle
-    });
+    let handle = node.block_on(|| async { Port::new(Later).handle() });
     (handle, node.node().clone())
 }
 

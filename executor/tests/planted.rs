@@ -4,7 +4,16 @@
 //! sound, and pass everywhere.
 
 use executor::{CpuId, Guarded, Token, hosted, run_on, spawn_on};
-use std::{cell::UnsafeCell, env, hint::black_box, mem, sync::Arc};
+use std::{
+    cell::UnsafeCell,
+    env,
+    hint::{self, black_box},
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 fn planted(defect: &str) -> bool {
     env::var("ANAX_PLANT").is_ok_and(|planted| planted == defect)
@@ -27,10 +36,17 @@ impl Shared {
 fn planted_race_two_cpus_count_without_a_token() {
     hosted::run(2, async || {
         if planted("race") {
-            let shared = Arc::new(Shared(UnsafeCell::new(0)));
+            let shared = Arc::new((Shared(UnsafeCell::new(0)), AtomicBool::new(false)));
             let theirs = shared.clone();
-            let other = spawn_on(CpuId(1), "counts", move || async move { theirs.add() });
-            shared.add();
+            let other = spawn_on(CpuId(1), "counts", move || async move {
+                theirs.1.store(true, Ordering::Relaxed);
+                theirs.0.add();
+            });
+            // Orders nothing. Without it the message of who joins may come first, and order it all.
+            while !shared.1.load(Ordering::Relaxed) {
+                hint::spin_loop();
+            }
+            shared.0.add();
             other.await;
             return;
         }
