@@ -11,9 +11,7 @@
 //! whoever comes last does what is to be done next, and may free what they share. Source: the acknowledgement mask of
 //! DragonFly `lwkt_cpusync`, where the master spins for it.
 
-#[cfg(not(loom))]
-use crate::sync::UnsafeCell;
-use crate::sync::{AtomicUsize, Fault, Ordering, fault};
+use crate::sync::{AtomicUsize, Fault, Ordering, UnsafeCell, fault};
 
 /// How many have still to end.
 #[derive(Debug)]
@@ -38,7 +36,6 @@ impl Countdown {
 }
 
 /// What the last of them gets.
-#[cfg(not(loom))]
 #[derive(Debug)]
 pub struct Last<T> {
     left: Countdown,
@@ -46,10 +43,8 @@ pub struct Last<T> {
 }
 
 // SAFETY: the last one to count down alone touches the value, when all others have ended.
-#[cfg(not(loom))]
 unsafe impl<T: Send> Sync for Last<T> {}
 
-#[cfg(not(loom))]
 impl<T> Last<T> {
     /// `value` goes to the last of `count`, which are at least 1.
     pub fn new(count: usize, value: T) -> Self {

@@ -66,6 +66,7 @@ mod run;
 mod step;
 mod threads;
 
+pub(crate) use ending::{clear_up, is_in_poll};
 pub use interrupts::Overrun;
 pub use observe::{Name, ThreadInfo};
 pub use step::Broken;
@@ -112,8 +113,6 @@ pub struct Cpu {
     /// The tokens made here. Owner.
     pub(crate) tokens: RefCell<Vec<WeakToken>>,
     pub(crate) outbound: Box<[Outbound]>,
-    /// To how many CPUs messages wait for room. Owner.
-    pub(crate) backlog: Cell<u32>,
     /// Whom this CPU has sent passive messages to.
     pub(crate) reminders: Reminders,
     pub(crate) mastership: Mastership,
@@ -121,8 +120,8 @@ pub struct Cpu {
     pub(crate) gate: Cell<u8>,
     /// The loop or a step of it runs. Owner.
     looping: Cell<bool>,
-    /// In [`current::clear_up`]. Owner.
-    pub(crate) clears_up: Cell<bool>,
+    /// In [`clear_up`]. Owner.
+    clears_up: Cell<bool>,
     heap: Heap,
     /// What other CPUs read, away from what the owner writes.
     place: CachePadded<Place>,
@@ -178,7 +177,6 @@ impl Cpu {
             names: observe::Names::default(),
             tokens: RefCell::new(Vec::new()),
             outbound: (0..count).map(|_| Outbound::new()).collect(),
-            backlog: Cell::new(0),
             reminders: Reminders::new(count),
             mastership: Mastership::new(),
             gate: Cell::new(0),

@@ -28,11 +28,6 @@ mod machine {
             asm!("mov gs:[0], {}", in(reg) cpu, options(nostack, preserves_flags));
         }
     }
-
-    /// A kernel does not unwind.
-    pub(super) fn is_unwinding() -> bool {
-        false
-    }
 }
 
 #[cfg(not(target_os = "none"))]
@@ -58,33 +53,6 @@ mod machine {
     pub(super) unsafe fn set(cpu: *const Cpu) {
         CURRENT.with(|current| current.set(cpu));
     }
-
-    pub(super) fn is_unwinding() -> bool {
-        std::thread::panicking()
-    }
-}
-
-/// True in a thread's poll, which answers for what is dropped in it: not while a panic drops what it finds, nor in
-/// [`clear_up`].
-pub(crate) fn is_in_poll() -> bool {
-    let in_poll = |here: &Cpu| here.running_id() != 0 && !here.clears_up.get();
-    try_current().is_some_and(in_poll) && !machine::is_unwinding()
-}
-
-/// Runs `f`, which drops what a node leaves behind, wherever its last handle happens to go: the thread that runs here has
-/// lost nothing of its own.
-pub(crate) fn clear_up<R>(f: impl FnOnce() -> R) -> R {
-    struct Before<'c>(Option<&'c Cpu>, bool);
-    impl Drop for Before<'_> {
-        fn drop(&mut self) {
-            if let Some(here) = self.0 {
-                here.clears_up.set(self.1);
-            }
-        }
-    }
-    let here = try_current();
-    let _before = Before(here, here.is_some_and(|here| here.clears_up.replace(true)));
-    f()
 }
 
 /// The current CPU's address; null outside of every CPU.

@@ -64,6 +64,10 @@ impl Platform for Host {
         self.ticks.to_ns(ticks)
     }
 
+    fn is_unwinding(&self) -> bool {
+        thread::panicking()
+    }
+
     fn doorbell(&self, target: CpuId) {
         if let Some(thread) = self.threads[target.index()].get() {
             thread.unpark();

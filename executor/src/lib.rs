@@ -27,7 +27,7 @@ pub mod trace;
 #[doc(hidden)]
 pub mod parts {
     pub use crate::{
-        countdown::Countdown,
+        countdown::{Countdown, Last},
         inbox::Inbox,
         life::Life,
         mark::WakeMark,

@@ -2,8 +2,8 @@
 
 use crate::{
     Builder, Cpu, CpuId, JoinHandle, Platform,
-    cpu::ACCOUNTING,
-    current, ipi,
+    cpu::{ACCOUNTING, clear_up},
+    ipi,
     slab::ZoneMap,
     trace::{ClassMask, Record},
 };
@@ -253,7 +253,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         // What was on its way wakes and sends as it is dropped, so all of it goes before the first CPU does.
-        current::clear_up(|| {
+        clear_up(|| {
             while self
                 .cpus
                 .iter()

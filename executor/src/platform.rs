@@ -47,4 +47,9 @@ pub trait Platform: Send + Sync {
     fn poll_interrupts(&self, cpu: &Cpu) {
         let _ = cpu;
     }
+
+    /// True while a panic unwinds what the current CPU runs, and drops what it finds there. Never, where a panic is the end.
+    fn is_unwinding(&self) -> bool {
+        false
+    }
 }

@@ -189,13 +189,6 @@ impl<R> Owed<R> {
         unsafe { self.shared.as_ref() }
     }
 
-    /// Stores the reply and wakes the caller if it waits.
-    pub fn reply(self, reply: R) {
-        if let Stored::Wake(waker, _) = self.store(reply) {
-            waker.wake();
-        }
-    }
-
     /// Stores the reply.
     #[inline]
     pub fn store(self, reply: R) -> Stored<R> {

@@ -5,7 +5,7 @@
 //! before the first CPU goes, because what is dropped may wake and send once more.
 
 use super::{Cpu, STOPPING};
-use crate::{sync::Ordering, thread::flag};
+use crate::{current, sync::Ordering, thread::flag};
 use alloc::boxed::Box;
 
 impl Cpu {
@@ -87,4 +87,29 @@ impl Drop for Cpu {
             }
         }
     }
+}
+
+/// True in a thread's poll, which answers for what is dropped in it: not while a panic drops what it finds, nor in
+/// [`clear_up`].
+pub(crate) fn is_in_poll() -> bool {
+    current::try_current().is_some_and(|here| {
+        let is_unwinding = || here.node().platform().is_unwinding();
+        here.running_id() != 0 && !here.clears_up.get() && !is_unwinding()
+    })
+}
+
+/// Runs `f`, which drops what a node leaves behind, wherever its last handle happens to go: the thread that runs here has
+/// lost nothing of its own.
+pub(crate) fn clear_up<R>(f: impl FnOnce() -> R) -> R {
+    struct Before<'c>(Option<&'c Cpu>, bool);
+    impl Drop for Before<'_> {
+        fn drop(&mut self) {
+            if let Some(here) = self.0 {
+                here.clears_up.set(self.1);
+            }
+        }
+    }
+    let here = current::try_current();
+    let _before = Before(here, here.is_some_and(|here| here.clears_up.replace(true)));
+    f()
 }

@@ -1,10 +1,11 @@
 //! The loop: poll points, and polls between them. See docs/decisions/poll-points.md.
 
-use super::{Cpu, HELD, POLL_TURNS, STOPPING};
+use super::{BACKLOG, Cpu, HELD, POLL_TURNS, STOPPING};
 use crate::{
     CpuId,
     inbox::{self, OUTSIDE, SENDER_BITS},
-    ipi, ring,
+    ipi::{self, Outbound},
+    ring,
     thread::{Header, flag},
     trace,
 };
@@ -212,6 +213,9 @@ impl Cpu {
             if outbound.has_backlog() {
                 moved |= outbound.flush(self, self.node().cpu(CpuId(target as u16)));
             }
+        }
+        if !self.outbound.iter().any(Outbound::has_backlog) {
+            self.gate.set(self.gate.get() & !BACKLOG);
         }
         moved
     }

@@ -45,10 +45,7 @@ impl Outbound {
 
     /// Puts a message behind those that wait for room. In a critical section of the sender.
     pub(super) fn keep(&self, here: &Cpu, message: Message) {
-        if !self.has_backlog() {
-            here.backlog.set(here.backlog.get() + 1);
-            here.gate.set(here.gate.get() | BACKLOG);
-        }
+        here.gate.set(here.gate.get() | BACKLOG);
         here.stats.ipi_backlogged.add(1);
         self.backlog.borrow_mut().push_back(message);
     }
@@ -89,12 +86,6 @@ impl Outbound {
                     backlog.push_front(message);
                     break;
                 }
-            }
-        }
-        if backlog.is_empty() {
-            here.backlog.set(here.backlog.get() - 1);
-            if here.backlog.get() == 0 {
-                here.gate.set(here.gate.get() & !BACKLOG);
             }
         }
         backlog.len() < before

@@ -4,7 +4,7 @@
 //! is the owner, and behind [`visit`](Home::visit), which goes there by IPI message. Whoever drops the last handle, the
 //! content is dropped on its own CPU, because it need not be Send; only if the node is gone it goes where it is.
 
-use crate::{Cpu, CpuId, Node, current, ipi};
+use crate::{Cpu, CpuId, Node, cpu::clear_up, current, ipi};
 use alloc::{
     boxed::Box,
     sync::{Arc, Weak},
@@ -158,7 +158,7 @@ impl<A, T> Drop for Home<A, T> {
             ipi::send_to(owner, move |_| drop(moved));
         });
         // Not sent: the node is gone, and nobody shares with the owner any more.
-        current::clear_up(|| drop(moved));
+        clear_up(|| drop(moved));
     }
 }
 

@@ -4,7 +4,7 @@
 //! dropped while its caller waits.
 
 use super::{Message, Put, Serve, reply_port::Land};
-use crate::{CpuId, current, reply::Owed, trace::Event};
+use crate::{CpuId, cpu::is_in_poll, current, reply::Owed, trace::Event};
 use alloc::boxed::Box;
 use core::{
     fmt,
@@ -127,7 +127,7 @@ impl<M: Message> Drop for Pending<M> {
         };
         // In a poll, a server lost a message; outside of one, its CPU is stopping.
         assert!(
-            !is_owed || !current::is_in_poll(),
+            !is_owed || !is_in_poll(),
             "a server dropped a message without a reply, and its caller waits"
         );
     }

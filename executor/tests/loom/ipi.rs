@@ -194,6 +194,27 @@ fn the_last_of_a_countdown_sees_what_all_of_them_did() {
 }
 
 #[test]
+fn what_the_last_of_a_countdown_gets_is_given_once() {
+    check(&[Fault::RelaxedCountdown], || {
+        let shared = Arc::new((Last::new(2, 7), UnsafeCell::new(0), UnsafeCell::new(0)));
+        let other = shared.clone();
+        let end = |mine: &UnsafeCell<u32>, others: &UnsafeCell<u32>, last: &Last<u32>| {
+            // SAFETY: loom checks the access; each of the two has a cell of its own.
+            mine.with_mut(|did| unsafe { *did = 1 });
+            let given = last.count_down();
+            if given.is_some() {
+                // SAFETY: loom checks the access; the other has ended.
+                assert_eq!(others.with(|did| unsafe { *did }), 1);
+            }
+            given
+        };
+        let thread = thread::spawn(move || end(&other.1, &other.2, &other.0));
+        let here = end(&shared.2, &shared.1, &shared.0);
+        assert_eq!(thread.join().unwrap().xor(here), Some(7));
+    });
+}
+
+#[test]
 fn trap_28_a_sender_that_sleeps_over_a_full_ring_is_told_of_room() {
     check(&[Fault::SleepWithoutAsking], || {
         const MESSAGES: usize = CAPACITY + 1;

@@ -17,8 +17,8 @@ mod trace;
 
 use executor::{
     parts::{
-        Awaited, CAPACITY, Countdown, Flags, Found, Inbox, Life, Owed, Owner, Ring, Room, Stored,
-        TokenWord, WakeMark, flag, pair,
+        Awaited, CAPACITY, Countdown, Flags, Found, Inbox, Last, Life, Owed, Owner, Ring, Room,
+        Stored, TokenWord, WakeMark, flag, pair,
     },
     slab::{FreeNode, RemoteList, ZONE_SIZE, ZoneMap},
     sync::{Fault, planted},

@@ -7,6 +7,13 @@ fn reply<R>() -> (Awaited<R>, Owed<R>) {
     pair(ptr::null(), ())
 }
 
+/// Replies, and wakes the caller if it waits.
+fn answer<R>(owed: Owed<R>, reply: R) {
+    if let Stored::Wake(waker, _) = owed.store(reply) {
+        waker.wake();
+    }
+}
+
 /// Polls until the reply is here, and sleeps in between.
 fn wait<R>(awaited: &mut Awaited<R>) -> R {
     let bell = std::sync::Arc::new(Bell::default());
@@ -30,7 +37,7 @@ fn trap_43_a_reply_wakes_its_caller_once_and_is_visible_before_done() {
     ];
     check(&faults, || {
         let (mut awaited, owed) = reply();
-        let server = thread::spawn(move || owed.reply(Box::new(7)));
+        let server = thread::spawn(move || answer(owed, Box::new(7)));
         assert_eq!(*wait(&mut awaited), 7);
         server.join().unwrap();
     });
@@ -41,7 +48,7 @@ fn a_caller_that_polls_again_with_another_waker_is_woken_by_the_newest() {
     let faults = [Fault::DoneWithoutSwap, Fault::WaitWithoutExchange];
     check(&faults, || {
         let (mut awaited, owed) = reply();
-        let server = thread::spawn(move || owed.reply(7));
+        let server = thread::spawn(move || answer(owed, 7));
         let old = Waker::from(std::sync::Arc::new(Bell::default()));
         let reply = match awaited.poll(&old) {
             Poll::Ready(reply) => reply,
@@ -119,7 +126,7 @@ fn trap_40_an_abort_wakes_a_server_that_watches_and_the_reply_the_caller() {
                 bell.0.sleep();
             }
             assert!(bell.1.load(Ordering::Relaxed) <= 1, "one abort");
-            owed.reply(7);
+            answer(owed, 7);
         });
         let waker = Waker::from(std::sync::Arc::new(Bell::default()));
         assert!(awaited.poll(&waker).is_pending(), "it waits for the abort");
@@ -148,7 +155,7 @@ fn a_server_that_watches_again_with_another_waker_is_woken_by_the_newest() {
                     }
                 }
                 assert!(owed.is_aborted());
-                owed.reply(7);
+                answer(owed, 7);
             });
             let _ = awaited.leave();
             server.join().unwrap();
@@ -163,7 +170,7 @@ fn trap_41_an_abort_that_races_with_the_reply_costs_neither() {
         let server = thread::spawn(move || {
             let watcher = Waker::from(std::sync::Arc::new(Bell::default()));
             let _ = owed.watch(&watcher);
-            owed.reply(7);
+            answer(owed, 7);
         });
         let _ = awaited.abort();
         assert_eq!(wait(&mut awaited), 7);

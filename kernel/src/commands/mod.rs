@@ -135,8 +135,6 @@ pub fn find(name: &str) -> Option<&'static Command> {
 pub enum CommandError {
     /// No command of this name; perhaps the one meant.
     NoSuchCommand(Option<&'static str>),
-    /// `help` was asked for a command that there is not, with the nearest that there is.
-    NoHelp(String, Option<&'static str>),
     /// A word is wrong.
     Argument(ArgumentError),
     /// The node has no such CPU.
@@ -188,12 +186,6 @@ impl fmt::Display for CommandError {
                 write!(f, "no such command; did you mean `{name}`?")
             }
             Self::NoSuchCommand(None) => f.write_str("no such command; `help` lists them"),
-            Self::NoHelp(word, Some(name)) => {
-                write!(f, "no command `{word}`; did you mean `{name}`?")
-            }
-            Self::NoHelp(word, None) => {
-                write!(f, "no command `{word}`; `help` alone lists them")
-            }
             Self::Argument(error) => error.fmt(f),
             Self::NoSuchCpu(cpu) => write!(f, "no CPU {cpu}; `cpus` lists them"),
             Self::Sysctl(error) => error.fmt(f),

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use executor::sleep;
 
-use super::arguments::Arguments;
+use super::arguments::{Arguments, unknown};
 use super::words::nearest;
 use super::{Command, CommandError, Context, all, find, no_words, run};
 
@@ -79,12 +79,11 @@ async fn help(context: &Context, mut words: Arguments<'_>) -> Result<(), Command
         return Ok(());
     };
     words.end()?;
-    let command = find(name).ok_or_else(|| {
-        CommandError::NoHelp(
-            name.into(),
-            nearest(name, all().map(|command| command.name)),
-        )
-    })?;
+    let command =
+        find(name).ok_or_else(|| match nearest(name, all().map(|command| command.name)) {
+            None => unknown(name, "a command; `help` alone lists them").into(),
+            meant => CommandError::NoSuchCommand(meant),
+        })?;
     output
         .line(format_args!("{}: {}", command.name, command.summary))
         .await;

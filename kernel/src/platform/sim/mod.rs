@@ -150,6 +150,10 @@ impl Platform for Simulated {
         self.now_ns.load(Ordering::Relaxed)
     }
 
+    fn is_unwinding(&self) -> bool {
+        std::thread::panicking()
+    }
+
     fn doorbell(&self, target: CpuId) {
         self.rung.fetch_or(1 << target.0, Ordering::Relaxed);
     }
