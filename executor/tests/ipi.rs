@@ -3,9 +3,9 @@
 mod stepped;
 
 use executor::{
-    Cpu, CpuId, CpuLocal, CpuMask, Event, Message, Pending, Port, Put, Sent, Serve, Server, Token,
-    chain, critical, current, current_cpu, hosted, run_on, run_on_all, run_on_mask, send_passive,
-    send_to, send_to_mask, sent_to, sleep, spawn_on, synchronize, timeout, yield_now,
+    Cpu, CpuId, CpuLocal, CpuMask, Event, Message, Port, Sent, Token, chain, critical, current,
+    current_cpu, hosted, run_on, run_on_all, run_on_mask, send_passive, send_to, send_to_mask,
+    sent_to, sleep, spawn_on, synchronize, timeout, yield_now,
 };
 use std::{
     cell::Cell,
@@ -22,6 +22,10 @@ use std::{
     time::{Duration, Instant},
 };
 use stepped::Stepped;
+
+mod later;
+
+use later::Later;
 
 /// A number that any CPU adds to.
 fn counter() -> Arc<AtomicU32> {
@@ -46,25 +50,10 @@ fn refused<R>(f: impl FnOnce() -> R) -> bool {
     catch_unwind(AssertUnwindSafe(|| drop(f()))).is_err()
 }
 
-/// A server that never answers at once.
-struct Nobody;
 struct Ask;
 
 impl Message for Ask {
     type Reply = ();
-}
-
-impl Server for Nobody {
-    type Work = Pending<Ask>;
-}
-
-impl Serve<Ask> for Nobody {
-    fn put(&self, ask: Ask) -> Put<Ask> {
-        Put::Later(ask)
-    }
-    fn queue(pending: Pending<Ask>) -> Pending<Ask> {
-        pending
-    }
 }
 
 #[test]
@@ -73,7 +62,11 @@ fn trap_14_what_waits_in_a_hard_section_is_refused() {
     hosted::run(2, || async {
         let thread = spawn_on(CpuId(1), "never", std::future::pending::<()>);
         let waits = move || {
-            let (token, mut thread, port) = (Token::new("token"), thread, Port::new(Nobody));
+            let (token, mut thread, port) = (
+                Token::new("token"),
+                thread,
+                Port::new(Later::<Ask>::default()),
+            );
             [
                 refused(|| poll_once(port.call(Ask))),
                 refused(|| poll_once(&mut thread)),

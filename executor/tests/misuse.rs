@@ -23,6 +23,10 @@ use std::{
     time::Duration,
 };
 
+mod later;
+
+use later::Later;
+
 fn start(cpus: usize) -> hosted::Hosted {
     hosted::Hosted::start(hosted::Options {
         cpus,
@@ -243,23 +247,11 @@ fn wakers_handles_and_ports_may_outlive_the_node() {
 }
 
 /// Leaves it all to a thread.
-struct Later;
-impl Server for Later {
-    type Work = Pending<Add>;
-}
-impl Serve<Add> for Later {
-    fn put(&self, message: Add) -> Put<Add> {
-        Put::Later(message)
-    }
-    fn queue(pending: Pending<Add>) -> Pending<Add> {
-        pending
-    }
-}
 
 #[test]
 fn a_message_may_outlive_the_node_of_its_caller_and_be_answered_on_another() {
     let (call, pending) = hosted::run(1, || async {
-        let port = Port::new(Later);
+        let port = Port::new(Later::default());
         let mut call = port.handle().call(Add);
         let first = poll_fn(|context| Poll::Ready(Pin::new(&mut call).poll(context))).await;
         assert!(first.is_pending(), "this thread waits");
@@ -283,7 +275,7 @@ fn a_message_that_is_lost_outside_of_every_cpu_leaves_no_waker() {
     let nobody = Arc::new(Nobody);
     let waker = Waker::from(nobody.clone());
     let (call, lost) = hosted::run(1, move || async move {
-        let port = Port::new(Later);
+        let port = Port::new(Later::default());
         let mut call = port.handle().call(Add);
         let first = Pin::new(&mut call).poll(&mut Context::from_waker(&waker));
         assert!(first.is_pending());
@@ -300,7 +292,7 @@ fn a_message_that_is_lost_outside_of_every_cpu_leaves_no_waker() {
 #[should_panic(expected = "a CPU's thread has panicked")]
 fn a_server_that_panics_with_a_message_in_its_hands_panics_once() {
     hosted::run(1, || async {
-        let port = Port::new(Later);
+        let port = Port::new(Later::default());
         let _call = port.handle().call(Add);
         let _pending = port.receive().await;
         panic!("the server's own mistake");
@@ -308,9 +300,9 @@ fn a_server_that_panics_with_a_message_in_its_hands_panics_once() {
 }
 
 /// A port of a node that ends, with its handle and what keeps the node's memory.
-fn left_behind() -> (PortRef<Later>, Arc<Node>) {
+fn left_behind() -> (PortRef<Later<Add>>, Arc<Node>) {
     let node = start(1);
-    let handle = node.block_on(|| async { Port::new(Later).handle() });
+    let handle = node.block_on(|| async { Port::new(Later::default()).handle() });
     (handle, node.node().clone())
 }
 
@@ -330,7 +322,7 @@ fn a_thread_that_drops_the_last_of_another_node_is_not_blamed_for_its_messages()
 #[test]
 fn a_thread_that_drops_the_last_handle_of_a_dead_port_is_not_blamed_for_its_messages() {
     let serving = start(1);
-    let port = serving.block_on(|| async { Port::new(Later).handle() });
+    let port = serving.block_on(|| async { Port::new(Later::default()).handle() });
     hosted::run(1, move || async move {
         let call = port.call(Add);
         // It is queued once this is answered.
@@ -377,7 +369,7 @@ fn a_caller_of_another_node_may_go_before_its_reply() {
     let (arrived, go) = (Arc::new(Event::new()), Arc::new(Event::new()));
     let (told, gone) = (arrived.clone(), go.clone());
     let port = serving.block_on(|| async move {
-        let port = Port::new(Later);
+        let port = Port::new(Later::default());
         let handle = port.handle();
         spawn("keeper", async move {
             let pending = port.receive().await;

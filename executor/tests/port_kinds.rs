@@ -14,8 +14,10 @@ use std::{
     task::Poll,
 };
 
+mod later;
 mod support;
 
+use later::Later;
 use support::{poll_once, run, until};
 
 struct Double(u32);
@@ -258,18 +260,7 @@ impl Message for Stubborn {
         }))
     }
 }
-struct Desk;
-impl Server for Desk {
-    type Work = Pending<Stubborn>;
-}
-impl Serve<Stubborn> for Desk {
-    fn put(&self, message: Stubborn) -> Put<Stubborn> {
-        Put::Later(message)
-    }
-    fn queue(pending: Pending<Stubborn>) -> Pending<Stubborn> {
-        pending
-    }
-}
+type Desk = Later<Stubborn>;
 
 #[test]
 fn trap_44_a_receipt_comes_after_the_link_and_before_any_reader() {
@@ -321,10 +312,10 @@ fn trap_44_a_receipt_comes_after_the_link_and_before_any_reader() {
 fn trap_44_a_receipt_is_given_once_also_to_far_readers_and_over_a_forward() {
     run(3, || async {
         const ROUNDS: u32 = 2_000;
-        let last = Port::new(Desk);
+        let last = Port::new(Desk::default());
         let last_handle = last.handle();
         let (first, go) = spawn_on(CpuId(1), "open", || async {
-            let port = Port::new(Desk);
+            let port = Port::new(Desk::default());
             let handle = port.handle();
             let go = Arc::new(AtomicBool::new(false));
             // It owns the port and never receives.

@@ -12,8 +12,10 @@ use std::{
     task::Poll,
 };
 
+mod later;
 mod support;
 
+use later::Later;
 use support::{poll_once, run, until};
 
 /// A timer's message, which nobody answers.
@@ -21,18 +23,7 @@ struct Expired(u32);
 impl Message for Expired {
     type Reply = ();
 }
-struct Timers;
-impl Server for Timers {
-    type Work = Pending<Expired>;
-}
-impl Serve<Expired> for Timers {
-    fn put(&self, message: Expired) -> Put<Expired> {
-        Put::Later(message)
-    }
-    fn queue(pending: Pending<Expired>) -> Pending<Expired> {
-        pending
-    }
-}
+type Timers = Later<Expired>;
 
 struct Double(u32);
 impl Message for Double {
@@ -72,7 +63,7 @@ fn doubled(pending: Pending<Double>) -> Any {
 #[test]
 fn a_set_waits_for_ports_of_many_kinds_and_lets_them_take_turns() {
     run(2, || async {
-        let (timers, doubles) = (Port::new(Timers), Port::new(Doubler));
+        let (timers, doubles) = (Port::new(Timers::default()), Port::new(Doubler));
         let replies = ReplyPort::for_replies();
         let set = PortSet::new();
         // What is queued before is found as well.
@@ -119,7 +110,7 @@ fn a_set_waits_for_ports_of_many_kinds_and_lets_them_take_turns() {
 #[test]
 fn a_message_costs_a_set_the_same_however_many_ports_it_has() {
     run(1, || async {
-        let ports: Vec<_> = (0..500).map(|_| Port::new(Timers)).collect();
+        let ports: Vec<_> = (0..500).map(|_| Port::new(Timers::default())).collect();
         let set = Rc::new(PortSet::new());
         let taken = Rc::new(RefCell::new(Vec::new()));
         for (number, port) in ports.iter().enumerate() {
@@ -158,7 +149,7 @@ fn a_message_costs_a_set_the_same_however_many_ports_it_has() {
 #[test]
 fn a_set_shares_its_ports_with_other_readers_and_lets_them_go() {
     run(1, || async {
-        let port = Port::new(Timers);
+        let port = Port::new(Timers::default());
         let set = PortSet::new();
         set.add(&port, expired);
         let mut reader = port.receive();

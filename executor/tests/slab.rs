@@ -3,7 +3,7 @@
 //! The heap against a model, batch by batch, is in `src/slab/heap/tests.rs`; what is here needs CPUs.
 
 use executor::{
-    Cpu, CpuId, Message, Mobile, Pending, Port, Put, Serve, Server, critical, current,
+    Cpu, CpuId, Message, Mobile, Port, critical, current,
     hosted::{Hosted, Options},
     run_on,
     slab::{Heap, ObjectCache, ZONE_SIZE, ZoneMap, may_fail, try_box},
@@ -18,6 +18,10 @@ use std::{
     },
     time::{Duration, Instant},
 };
+
+mod later;
+
+use later::Later;
 
 /// The zones of every node of these tests, for memory to find its way home.
 static MAPS: [AtomicPtr<ZoneMap>; 32] = [const { AtomicPtr::new(ptr::null_mut()) }; 32];
@@ -395,27 +399,10 @@ fn what_is_freed_outside_of_every_cpu_comes_home() {
     assert!(cpu.heap().stats().failures > 0);
 }
 
-/// Answers with what it got, later.
-struct Later;
-
 struct Question(u64);
 
 impl Message for Question {
     type Reply = u64;
-}
-
-impl Server for Later {
-    type Work = Pending<Question>;
-}
-
-impl Serve<Question> for Later {
-    fn put(&self, message: Question) -> Put<Question> {
-        Put::Later(message)
-    }
-
-    fn queue(pending: Pending<Question>) -> Pending<Question> {
-        pending
-    }
 }
 
 #[test]
@@ -423,7 +410,7 @@ fn a_call_is_refused_where_memory_is_short_and_its_message_comes_back() {
     let (hosted, _) = start(2, 64);
     hosted.block_on(|| async {
         let open = || async {
-            let port = Port::new(Later);
+            let port = Port::new(Later::<Question>::default());
             let handle = port.handle();
             let serve = async move {
                 loop {

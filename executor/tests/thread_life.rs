@@ -1,9 +1,8 @@
 //! How threads are ordered, end, and are seen by others.
 
 use executor::{
-    Builder, CpuId, Message, Pending, Port, Priority, Put, Serve, Server, Thread, Token, critical,
-    current, current_cpu, exit, hosted, run_on, send_to, set_priority, sleep, spawn, spawn_on,
-    yield_now,
+    Builder, CpuId, Message, Port, Priority, Thread, Token, critical, current, current_cpu, exit,
+    hosted, run_on, send_to, set_priority, sleep, spawn, spawn_on, yield_now,
 };
 use futures_util::future::{Either, select};
 use std::{
@@ -18,6 +17,10 @@ use std::{
     task::Poll,
     time::Duration,
 };
+
+mod later;
+
+use later::Later;
 
 type Log = Rc<RefCell<Vec<&'static str>>>;
 
@@ -289,23 +292,12 @@ struct Note;
 impl Message for Note {
     type Reply = ();
 }
-struct Notes;
-impl Server for Notes {
-    type Work = Pending<Note>;
-}
-impl Serve<Note> for Notes {
-    fn put(&self, note: Note) -> Put<Note> {
-        Put::Later(note)
-    }
-    fn queue(pending: Pending<Note>) -> Pending<Note> {
-        pending
-    }
-}
+type Notes = Later<Note>;
 
 #[test]
 fn the_messages_that_a_thread_takes_from_ports_are_counted() {
     hosted::run(1, || async {
-        let port = Port::new(Notes);
+        let port = Port::new(Notes::default());
         let handle = port.handle();
         let reader = spawn("reader", async move {
             for _ in 0..3 {

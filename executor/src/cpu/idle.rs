@@ -4,7 +4,7 @@
 //! comes between two of these is seen by the later one. See `inbox.rs`.
 
 use super::{BACKLOG, Cpu, HELD, STOPPING};
-use crate::trace;
+use crate::{ipi::Outbound, trace};
 use core::sync::atomic::Ordering;
 
 /// How often an idle CPU looks at its inbox between two pauses.
@@ -95,6 +95,10 @@ impl Cpu {
     /// Gets ready to sleep: the hardware timer is set to what is due next, the inbox is halted. The time, or None if
     /// something came in and must be drained instead.
     pub(super) fn fall_asleep(&self) -> Option<u64> {
+        debug_assert_eq!(
+            self.gate.get() & BACKLOG != 0,
+            self.outbound.iter().any(Outbound::has_backlog)
+        );
         // Asleep, only what is really due may ring: the watchdog has nothing to watch.
         self.watch_ns.set(u64::MAX);
         self.settle_memory();
