@@ -81,27 +81,9 @@ pub async fn hand(desks: &Desks, desk: usize, manner: Manner, count: u32, urgent
     for number in 0..count {
         let errand = write(desks, desk, manner, urgent, Caller::Nobody);
         if urgent {
-            post(
-                desks,
-                desk,
-                errand.paper,
-                Rush(errand),
-                |back| back.0.paper,
-                way,
-                number,
-            )
-            .await;
+            post(desks, desk, errand, Rush, |Rush(back)| back, way, number).await;
         } else {
-            post(
-                desks,
-                desk,
-                errand.paper,
-                Slip(errand),
-                |back| back.0.paper,
-                way,
-                number,
-            )
-            .await;
+            post(desks, desk, errand, Slip, |Slip(back)| back, way, number).await;
         }
     }
 }
@@ -109,9 +91,9 @@ pub async fn hand(desks: &Desks, desk: usize, manner: Manner, count: u32, urgent
 async fn post<M>(
     desks: &Desks,
     desk: usize,
-    paper: u32,
-    message: M,
-    number_of: impl Fn(M) -> u32,
+    errand: Errand,
+    wrap: impl Fn(Errand) -> M,
+    unwrap: impl Fn(M) -> Errand,
     way: Way,
     turn: u32,
 ) where
@@ -119,6 +101,7 @@ async fn post<M>(
     Desk: Serve<M>,
 {
     let (register, port) = (&desks.register, desks.port(desk));
+    let (paper, message) = (errand.paper, wrap(errand));
     match way {
         Way::Post => {
             port.post(message);
@@ -127,7 +110,7 @@ async fn post<M>(
         Way::Try => match port.try_post(message) {
             Ok(()) => register.was_sent(paper, false),
             Err(Full(back)) => {
-                register.was_refused(paper, number_of(back));
+                register.was_refused(paper, unwrap(back).paper);
                 sleep_until(now_ns() + 3_000).await;
             }
         },
